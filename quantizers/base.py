@@ -52,7 +52,7 @@ class Quantizer(nn.Module, ABC):
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments plus `kind`: JSON-able, and enough to build the same quantizer again."""
-        names = [name for name in inspect.signature(type(self)).parameters]
+        names = list(inspect.signature(type(self)).parameters)
         values = {name: getattr(self, name) for name in names}
         return {"kind": self.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -106,7 +106,8 @@ class Quantizer(nn.Module, ABC):
     def _check_codes(self, codes_BNS: Tensor) -> None:
         if codes_BNS.ndim != 3 or codes_BNS.shape[-1] != len(self.codes):
             raise ValueError(
-                f"codes_BNS has shape {tuple(codes_BNS.shape)}: {self.kind} expects [batch, position, {len(self.codes)}]"
+                f"codes_BNS has shape {tuple(codes_BNS.shape)}: "
+                f"{self.kind} expects [batch, position, {len(self.codes)}]"
             )
         if codes_BNS.is_floating_point() or codes_BNS.dtype == torch.bool:
             raise ValueError(f"codes_BNS is {codes_BNS.dtype}: {self.kind} expects integers")

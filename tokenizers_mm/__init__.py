@@ -1,0 +1,19 @@
+"""Image tokenizers: pixels <-> tokens, one interface for training, storing, measuring and generating."""
+
+from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+from tokenizers_mm.checkpoint import fingerprint, load, save
+
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "Batch",
+    "Generator",
+    "TokenSpec",
+    "Tokenizer",
+    "Tokens",
+    "build_autoencoder",
+    "fingerprint",
+    "load",
+    "save",
+]

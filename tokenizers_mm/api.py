@@ -26,6 +26,18 @@ Order = Literal["raster", "sequence", "nested", "scales"]
 Grid = tuple[int, ...] | tuple[tuple[int, int], ...]
 
 
+def _as_grid(grid: Sequence[Any]) -> Grid:
+    """Lists (as JSON gives them) become tuples."""
+    if any(isinstance(side, Sequence) for side in grid):
+        return tuple((int(h), int(w)) for h, w in grid)
+    return tuple(int(side) for side in grid)
+
+
+def _sides(grid: Sequence[Any]) -> list[tuple[int, ...]]:
+    """The sides of every scale; a single-scale grid has one."""
+    return list(grid) if grid and isinstance(grid[0], tuple) else [tuple(grid)] if grid else []
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenSpec:
     """Geometry and vocabulary of one image's tokens; stated here once and never repeated downstream.
@@ -46,15 +58,14 @@ class TokenSpec:
     def __post_init__(self) -> None:
         """Normalise lists (as JSON gives them) to tuples and refuse impossible geometry."""
         height, width = self.image_size
-        scales = any(isinstance(side, Sequence) for side in self.grid)
-        grid = tuple(tuple(side) for side in self.grid) if scales else tuple(self.grid)  # type: ignore[arg-type]
+        grid = _as_grid(self.grid)
+        scales, sides = bool(grid) and isinstance(grid[0], tuple), _sides(grid)
         object.__setattr__(self, "image_size", (int(height), int(width)))
         object.__setattr__(self, "grid", grid)
         object.__setattr__(self, "codes", tuple(int(size) for size in self.codes))
-        sides = [side for scale in grid for side in scale] if scales else list(grid)  # type: ignore[union-attr]
         if min(height, width) < 1:
             raise ValueError(f"image_size={self.image_size}: both sides must be at least 1 pixel")
-        if not sides or min(sides) < 1:
+        if not sides or min(map(min, sides)) < 1:
             raise ValueError(f"grid={self.grid}: expected (h, w), (n,) or ((h, w), ...), every side at least 1")
         if self.dim < 1:
             raise ValueError(f"dim={self.dim}: a position needs at least 1 channel")
@@ -82,13 +93,13 @@ class TokenSpec:
     @property
     def length(self) -> int:
         """Positions per image, N."""
-        return sum(h * w for h, w in self.grid) if self.order == "scales" else math.prod(self.grid)  # type: ignore[misc, arg-type]
+        return sum(math.prod(scale) for scale in _sides(self.grid))
 
     @property
     def units(self) -> tuple[int, ...]:
         """Position -> unit: positions of one unit (a scale) are produced together, units one after the other."""
         if self.order == "scales":
-            return tuple(unit for unit, (h, w) in enumerate(self.grid) for _ in range(h * w))  # type: ignore[misc]
+            return tuple(unit for unit, scale in enumerate(_sides(self.grid)) for _ in range(math.prod(scale)))
         return tuple(range(self.length))
 
     @property
@@ -122,7 +133,7 @@ class TokenSpec:
             return self
         if self.order != "raster":
             raise ValueError(f"image_size={image_size}: this tokenizer takes {self.image_size} only")
-        steps = [pixels // cells for pixels, cells in zip(self.image_size, self.grid, strict=True)]  # type: ignore[operator]
+        steps = [pixels // cells for pixels, cells in zip(self.image_size, _sides(self.grid)[0], strict=True)]
         for side, step in zip(image_size, steps, strict=True):
             if side < step or side % step:
                 raise ValueError(
@@ -171,10 +182,9 @@ class Tokens:
             raise ValueError(f"codes_BNS is {self.codes_BNS.dtype}: expected int64")
         if self.latents_BND is not None and not self.latents_BND.is_floating_point():
             raise ValueError(f"latents_BND is {self.latents_BND.dtype}: expected a float type")
-        grid = tuple(tuple(s) if isinstance(s, Sequence) else int(s) for s in self.grid) or (data.shape[1],)
+        grid = _as_grid(self.grid or (data.shape[1],))
         object.__setattr__(self, "grid", grid)
-        nested = grid and isinstance(grid[0], tuple)
-        length = sum(math.prod(scale) for scale in grid) if nested else math.prod(grid)  # type: ignore[arg-type]
+        length = sum(math.prod(scale) for scale in _sides(grid))
         if length != data.shape[1]:
             raise ValueError(f"{name} has {data.shape[1]} positions but grid {grid} has {length}")
 
@@ -191,10 +201,9 @@ class Tokens:
     def __getitem__(self, index: slice | Tensor | list[int]) -> Tokens:
         return self._with(self.data[index])
 
-    def to(self, *args: Any, **kwargs: Any) -> Tokens:
-        """Move to a device; a floating dtype is applied to latents only."""
-        moved = self.data.to(*args, **kwargs)
-        return self._with(moved if self.latents_BND is not None else moved.long())
+    def to(self, device: torch.device | str) -> Tokens:
+        """Move to a device."""
+        return self._with(self.data.to(device))
 
     def _with(self, data: Tensor) -> Tokens:
         if self.codes_BNS is not None:

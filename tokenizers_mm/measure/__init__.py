@@ -1,0 +1,1 @@
+"""Numbers about tokenizers and generators, each with its protocol."""

@@ -1,0 +1,1 @@
+"""Networks that tokenizers are made of."""

@@ -1,0 +1,57 @@
+"""Diagonal Gaussian bottleneck: Auto-Encoding Variational Bayes (https://arxiv.org/abs/1312.6114).
+
+The continuous member of the family: it receives mean and log-variance stacked on channels, samples in training, and
+what travels is the mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from quantizers.base import Quantized, Quantizer
+
+# The range every latent-diffusion implementation clamps log-variances to.
+_LOGVAR_RANGE = (-30.0, 20.0)
+
+
+class Gaussian(Quantizer):
+    """Continuous bottleneck of `dim` channels; receives 2 * dim (mean, then log-variance).
+
+    `loss` is the KL divergence from a standard normal in nats, averaged over latent elements.
+    """
+
+    kind = "gaussian"
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim={dim}: expected at least 1 latent channel")
+        self.dim, self.in_dim, self.codes = dim, 2 * dim, ()
+
+    def posterior(self, moments_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Split [B, N, 2 * dim] into mean and clamped log-variance, each [B, N, dim] float32."""
+        self._check_vectors(moments_BND, self.in_dim)
+        mean_BND, logvar_BND = moments_BND.float().chunk(2, dim=-1)
+        return mean_BND, logvar_BND.clamp(*_LOGVAR_RANGE)
+
+    def _forward(self, z_BND: Tensor) -> Quantized:
+        mean_BND, logvar_BND = self.posterior(z_BND)
+        kl_BND = 0.5 * (mean_BND.square() + logvar_BND.exp() - 1 - logvar_BND)
+        loss = kl_BND.mean() if kl_BND.numel() else kl_BND.sum()
+        sample_BND = mean_BND
+        if self.training:
+            sample_BND = mean_BND + (0.5 * logvar_BND).exp() * torch.randn_like(mean_BND)
+        bits = loss.detach() * self.dim / math.log(2)
+        return Quantized(sample_BND, None, loss, {"kl_bits_per_position": bits})
+
+    def _encode(self, z_BND: Tensor) -> Tensor:
+        return self.posterior(z_BND)[0]
+
+    def _decode(self, codes_BNS: Tensor) -> Tensor:
+        return codes_BNS.float()
+
+    def _codes_of(self, q_BND: Tensor) -> Tensor:
+        return q_BND

@@ -1,0 +1,327 @@
+"""Also a program: `python test_encode.py FOLDER OUT SECONDS` encodes slowly, to be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.data.encode import codebook_of, encode_folder
+from tokenizers_mm.data.images import Preprocess
+from tokenizers_mm.data.shapes import Shapes, write_folder
+from tokenizers_mm.data.store import StoreMismatch, TokenDataset, verify
+
+PLAIN = Preprocess(32, 8)
+
+
+class PatchMean:
+    """One code of 256 grey levels for every 8 x 8 patch."""
+
+    spec = TokenSpec(image_size=(32, 32), grid=(4, 4), dim=3, codes=(256,))
+
+    def __init__(self, seconds=0.0):
+        self.seconds, self.images = seconds, 0
+
+    def encode(self, image_BCHW):
+        time.sleep(self.seconds)
+        self.images += len(image_BCHW)
+        levels = ((image_BCHW + 1) * 127.5).round().double()
+        codes = torch.nn.functional.avg_pool2d(levels.mean(1, keepdim=True), 8).round().long()
+        return Tokens(codes_BNS=codes.flatten(1)[..., None], grid=tuple(codes.shape[2:]))
+
+    def embed(self, tokens):
+        return tokens.codes_BNS.float().expand(-1, -1, 3) / 127.5 - 1
+
+    def decode(self, tokens):
+        grey = self.embed(tokens).transpose(1, 2).reshape(-1, 3, *tokens.grid)
+        return grey.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+class Latents(PatchMean):
+    """The same as continuous latents."""
+
+    spec = TokenSpec(image_size=(32, 32), grid=(4, 4), dim=3)
+
+    def encode(self, image_BCHW):
+        tokens = super().encode(image_BCHW)
+        return Tokens(latents_BND=super().embed(tokens), grid=tokens.grid)
+
+
+def _encode(folder, out, tokenizer=None, fingerprint="mean-1", preprocess=PLAIN, **options):
+    return encode_folder(tokenizer or PatchMean(), fingerprint, folder, out, preprocess=preprocess, **options)
+
+
+def _contents(store):
+    return {path.name: path.read_bytes() for path in store.iterdir() if path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return Shapes(40, 0)
+
+
+@pytest.fixture
+def folder(tmp_path, shapes):
+    return write_folder(shapes, tmp_path / "shapes")
+
+
+def test_patch_mean_is_a_tokenizer():
+    assert isinstance(PatchMean(), Tokenizer)
+
+
+def test_a_real_folder_round_trips(folder, tmp_path, shapes):
+    seen = []
+    report = _encode(folder, tmp_path / "store", shard_size=16, progress=lambda done, total: seen.append((done, total)))
+    assert (report.inputs, report.encoded, report.quarantined, report.skipped) == (40, 40, 0, 0)
+    assert seen == [(16, 40), (32, 40), (40, 40)]
+    data = TokenDataset(tmp_path / "store")
+    assert data.keys == [f"{key}.png" for key in shapes.keys]
+    assert data.captions == shapes.captions
+    assert data.labels_I.tolist() == shapes.labels.tolist()
+    image_BCHW = torch.tensor(shapes.images).permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.equal(data.batch(range(40)).tokens.codes_BNS, PatchMean().encode(image_BCHW).codes_BNS)
+    assert torch.equal(data.codebook_VD, (torch.arange(256.0) / 127.5 - 1)[:, None].expand(-1, 3))
+    assert verify(tmp_path / "store").ok
+
+
+def test_second_run_encodes_nothing(folder, tmp_path):
+    _encode(folder, tmp_path / "store", shard_size=16)
+    before, tokenizer = _contents(tmp_path / "store"), PatchMean()
+    report = _encode(folder, tmp_path / "store", tokenizer, shard_size=16)
+    assert (report.inputs, report.encoded, report.quarantined, report.skipped) == (40, 0, 0, 40)
+    assert tokenizer.images == 0
+    assert _contents(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("kind", [PatchMean, Latents])
+def test_batch_size_changes_no_byte(folder, tmp_path, kind):
+    for batch_size in (1, 7, 64):
+        _encode(folder, tmp_path / str(batch_size), kind(), shard_size=16, batch_size=batch_size)
+    assert _contents(tmp_path / "1") == _contents(tmp_path / "7") == _contents(tmp_path / "64")
+
+
+def test_stopped_before_any_rename_then_resumed_gives_the_same_bytes(folder, tmp_path, monkeypatch):
+    class Stopped(BaseException):
+        pass
+
+    _encode(folder, tmp_path / "whole", shard_size=16)
+    replace, renames = os.replace, 11  # codebook, manifest, 3 shards of 3 files
+    for stop in range(renames):
+        left = [stop]
+
+        def fail(source, target, left=left):
+            if left[0] == 0:
+                raise Stopped
+            left[0] -= 1
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", fail)
+        out = tmp_path / f"stopped-{stop}"
+        with pytest.raises(Stopped):
+            _encode(folder, out, shard_size=16)
+        monkeypatch.setattr(os, "replace", replace)
+        report = _encode(folder, out, shard_size=16)
+        assert report.encoded + report.skipped == 40
+        assert report.skipped == 16 * (max(stop - 2, 0) // 3)
+        assert _contents(out) == _contents(tmp_path / "whole")
+
+
+def test_killed_then_resumed_gives_the_same_bytes(folder, tmp_path):
+    _encode(folder, tmp_path / "whole", shard_size=8, batch_size=4)
+    out = tmp_path / "killed"
+    for committed in (1, 3):
+        child = subprocess.Popen([sys.executable, __file__, str(folder), str(out), "0.05"])
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("0*.json"))) < committed and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if committed == 1:
+            with pytest.raises(ValueError, match=f"process {child.pid} is writing this store"):
+                _encode(folder, out, shard_size=8, batch_size=4)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        assert committed <= len(list(out.glob("0*.json"))) < 5
+    with pytest.raises(ValueError, match="of 5 shards are there; finish the encoding"):
+        TokenDataset(out)
+    report = _encode(folder, out, shard_size=8, batch_size=4)
+    assert report.skipped >= 24
+    assert report.inputs == report.encoded + report.skipped == 40
+    assert _contents(out) == _contents(tmp_path / "whole")
+
+
+def test_other_tokenizer_preprocessing_or_inputs_are_refused_on_resume(folder, tmp_path):
+    out = tmp_path / "store"
+    _encode(folder, out)
+    with pytest.raises(StoreMismatch, match="fingerprint mean-1, this run has mean-2"):
+        _encode(folder, out, fingerprint="mean-2")
+    with pytest.raises(StoreMismatch, match="preprocess"):
+        _encode(folder, out, preprocess=Preprocess(32, 4))
+    with pytest.raises(StoreMismatch, match=r"inputs Inputs\(count=40.*encode into a new folder"):
+        _encode(folder, out, shard_size=7)
+    Image.new("RGB", (32, 32)).save(folder / "zzz.png")
+    with pytest.raises(StoreMismatch, match=r"count=40.*count=41"):
+        _encode(folder, out)
+
+
+def test_bad_images_are_quarantined_with_stage_and_reason(folder, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-800])
+    (folder / "empty.png").touch()
+    Image.new("1", (12_000, 12_000)).save(folder / "giant.png")
+    assert (folder / "giant.png").stat().st_size < 20_000
+    (folder / "text.webp").write_text("<html>404</html>")
+    (folder / "gone.png").symlink_to(folder / "nothing")
+    report = _encode(folder, tmp_path / "store", shard_size=16)
+    assert (report.inputs, report.encoded, report.quarantined, report.skipped) == (45, 40, 5, 0)
+    listed = {}
+    for path in (tmp_path / "store").glob("0*.json"):
+        for item in json.loads(path.read_text())["record"]["quarantined"]:
+            assert item["source"] == (folder / item["key"]).as_posix()
+            listed[item["key"]] = (item["stage"], item["error"])
+    assert listed["empty.png"] == ("header", "the file is empty (0 bytes)")
+    assert listed["giant.png"] == ("header", "12000 x 12000 pixels are more than max_pixels=100000000")
+    assert listed["text.webp"][0] == "header"
+    assert listed["text.webp"][1].startswith("no image format is recognised")
+    assert listed["cut.jpg"][0] == "decode"
+    assert "truncated" in listed["cut.jpg"][1]
+    assert listed["gone.png"] == ("read", "No such file or directory")
+    checked = verify(tmp_path / "store")
+    assert (checked.ok, checked.inputs, checked.encoded, checked.quarantined) == (True, 45, 40, 5)
+    assert len(TokenDataset(tmp_path / "store")) == 40
+
+
+def test_all_bad_is_an_error_on_every_run(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).touch()
+    for preprocess in (PLAIN, PLAIN, Preprocess(None, 8)):
+        with pytest.raises(
+            ValueError, match=r"none of its 2 images could be encoded; the first, 'a.png': header: .*0 by"
+        ):
+            _encode(tmp_path / "in", tmp_path / "store", preprocess=preprocess)
+
+
+class Poisoned(PatchMean):
+    """Gives one image a code that does not exist."""
+
+    def encode(self, image_BCHW):
+        tokens = super().encode(image_BCHW)
+        tokens.codes_BNS[image_BCHW.mean((1, 2, 3)) < -0.99, 3] = 256
+        return tokens
+
+
+class Nan(Latents):
+    """Gives one image NaN."""
+
+    def encode(self, image_BCHW):
+        tokens = super().encode(image_BCHW)
+        tokens.latents_BND[image_BCHW.mean((1, 2, 3)) < -0.99, 3] = float("nan")
+        return tokens
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "reason"), [(Poisoned(), "codes of stream 0 lie in [0, 256]"), (Nan(), "latents hold NaN or Inf")]
+)
+def test_tokens_that_are_wrong_are_quarantined_alone(folder, tmp_path, tokenizer, reason):
+    Image.new("RGB", (32, 32)).save(folder / "black.png")
+    report = _encode(folder, tmp_path / "store", tokenizer)
+    assert (report.encoded, report.quarantined) == (40, 1)
+    (item,) = json.loads((tmp_path / "store" / "00000.json").read_text())["record"]["quarantined"]
+    assert (item["key"], item["stage"]) == ("black.png", "encode")
+    assert item["error"].startswith(reason)
+    assert "black.png" not in TokenDataset(tmp_path / "store").keys
+
+
+def test_native_sizes_take_the_first_and_quarantine_the_others(tmp_path):
+    for number, size in enumerate([(48, 24), (48, 24), (32, 32), (50, 29)]):
+        Image.new("RGB", size, (number, 0, 0)).save(tmp_path / f"{number}.png")
+    report = _encode(tmp_path, tmp_path / "store", preprocess=Preprocess(None, 8))
+    assert (report.encoded, report.quarantined) == (3, 1)
+    data = TokenDataset(tmp_path / "store")
+    assert data.spec.image_size == (24, 48)
+    assert data.batch([0]).tokens.grid == (3, 6)
+    (item,) = json.loads((tmp_path / "store" / "00000.json").read_text())["record"]["quarantined"]
+    assert item["error"] == "(32, 32) pixels, this store holds images of (24, 48)"
+
+
+def test_a_size_the_tokenizer_cannot_take_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="36 is not a multiple of the downsampling 8"):
+        _encode(folder, tmp_path / "store", preprocess=Preprocess(36))
+    assert not (tmp_path / "store").exists()
+
+
+def test_names_that_are_no_text_are_quarantined(folder, tmp_path):
+    try:
+        Path(str(folder) + "/bad\udcff.png").touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert _encode(folder, tmp_path / "store").quarantined == 1
+    assert verify(tmp_path / "store").ok
+
+
+def test_unicode_newline_and_long_names(folder, tmp_path):
+    names = ["ünï cödé 🦊.png", "line\nbreak.png", "deep/" + "x" * 200 + "/" + "y" * 200 + ".png"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32)).save(folder / name)
+    assert _encode(folder, tmp_path / "store").quarantined == 0
+    assert set(names) < set(TokenDataset(tmp_path / "store").keys)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", "line 1: expected"),
+        ('{"caption": "no file"}', "line 1: expected"),
+        ('{"file": "a.png", "label": "seven"}', "line 1: expected"),
+        ('{"file": "a.png", "caption": 3}', "line 1: expected"),
+        ('{"file": "a.png"}\n\n{"file": "a.png"}', "line 3: 'a.png' has a line already"),
+        ('{"file": "b.png", "caption": "x"}', "1 lines name no image under .* the first is 'b.png'"),
+    ],
+)
+def test_bad_captions_name_file_and_line(tmp_path, line, message):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "captions.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=f"captions.jsonl:? ?{message}"):
+        _encode(tmp_path, tmp_path / "store")
+
+
+def test_captions_from_elsewhere(tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "notes.jsonl").write_text('{"file": "a.png", "caption": "schwarz, 黒"}\n')
+    _encode(tmp_path / "in", tmp_path / "store", captions=tmp_path / "notes.jsonl")
+    data = TokenDataset(tmp_path / "store")
+    assert data.captions == ["schwarz, 黒"]
+    assert data.labels_I is None
+    with pytest.raises(ValueError, match=r"missing.jsonl: cannot be read"):
+        _encode(tmp_path / "in", tmp_path / "other", captions=tmp_path / "missing.jsonl")
+
+
+def test_no_codebook_where_vectors_depend_on_the_position():
+    class Positional(PatchMean):
+        def embed(self, tokens):
+            return super().embed(tokens) + torch.arange(16.0)[:, None]
+
+    assert codebook_of(PatchMean()).shape == (256, 3)
+    assert codebook_of(Positional()) is None
+    assert codebook_of(Latents()) is None
+
+
+def test_a_tokenizer_that_breaks_its_promise_is_named(folder, tmp_path):
+    class Liar(PatchMean):
+        spec = TokenSpec(image_size=(32, 32), grid=(8, 8), dim=3, codes=(256,))
+
+    with pytest.raises(ValueError, match=r"returned 32 images of grid \(4, 4\) for 32 .* its spec promises \(8, 8\)"):
+        _encode(folder, tmp_path / "store", Liar())
+
+
+if __name__ == "__main__":
+    _encode(sys.argv[1], sys.argv[2], PatchMean(float(sys.argv[3])), shard_size=8, batch_size=4)

@@ -1,0 +1,255 @@
+"""A folder of images to a token store: resumable, exact, and honest about what it could not use.
+
+The sorted list of images is cut into shards of `shard_size`, whatever happens to single images, so a shard's content
+depends on nothing but the list: a run that is killed and repeated ends with the same bytes as one that was not.
+
+Shape letters: B batch, C image channels, H and W pixels, N positions, V vocabulary, D channels of a vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.data.images import ImageError, Preprocess, decode, find_images, to_tensor
+from tokenizers_mm.data.shards import digest, is_text
+from tokenizers_mm.data.store import Inputs, Quarantined, Row, StoreWriter
+
+__all__ = ["CAPTIONS", "EncodeReport", "codebook_of", "encode_folder"]
+
+CAPTIONS = "captions.jsonl"
+_LARGEST_CODEBOOK = 65_536
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """Counts of one run: inputs = encoded + quarantined + skipped, where skipped were committed by an earlier run."""
+
+    inputs: int
+    encoded: int
+    quarantined: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class _Input:
+    key: str
+    path: Path
+    caption: str | None
+    label: int | None
+
+
+def encode_folder(
+    tokenizer: Tokenizer,
+    fingerprint: str,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    preprocess: Preprocess,
+    batch_size: int = 32,
+    shard_size: int = 1024,
+    captions: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> EncodeReport:
+    """Encode every jpg, png and webp under `folder` into the token store `out`, or finish what is missing there.
+
+    The key of an image is its path relative to the folder. Captions and labels come from `captions`, or from
+    `captions.jsonl` in the folder where there is one: lines {"file": key, "caption": text, "label": integer}.
+    Images that cannot be read, decoded or encoded are quarantined: listed in the shard's record with stage and reason.
+    `progress(done, inputs)` is called after every shard; `device` is where the tokenizer expects images.
+
+    Raises `ValueError` for a folder without images, a store made otherwise (`StoreMismatch`), a store another process
+    writes, or where not a single image could be encoded; `OSError` where the disk refuses.
+    """
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError(f"batch_size={batch_size}, shard_size={shard_size}: both must be at least 1")
+    items = _list_inputs(Path(folder), captions)
+    listing = json.dumps([[item.key, item.caption, item.label] for item in items])
+    inputs = Inputs(len(items), shard_size, digest(listing.encode()))
+    spec = _store_spec(tokenizer.spec, preprocess, items, Path(folder))
+    worker = _Worker(tokenizer, spec, preprocess, batch_size, torch.device(device))
+    encoded = quarantined = skipped = 0
+    with StoreWriter(out, spec, fingerprint, preprocess, codebook_of(tokenizer, device), inputs) as writer:
+        for index in range(inputs.shards):
+            chosen = items[index * shard_size : (index + 1) * shard_size]
+            if index in writer.records:
+                skipped += len(chosen)
+            else:
+                tokens, rows, refused = worker.encode(chosen)
+                writer.write_shard(index, tokens, rows, refused)
+                encoded, quarantined = encoded + len(rows), quarantined + len(refused)
+            if progress:
+                progress(encoded + quarantined + skipped, len(items))
+        records = list(writer.records.values())
+    if not any(record["encoded"] for record in records):
+        raise _all_bad(Path(folder), len(items), Quarantined(**records[0]["quarantined"][0]))
+    return EncodeReport(len(items), encoded, quarantined, skipped)
+
+
+def codebook_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Tensor | None:
+    """Vector of every code [V, D] of a single-stream tokenizer with at most 65 536 codes, else None.
+
+    Codes are embedded in two arrangements: where a vector depends on its position there is no such table.
+    """
+    spec = tokenizer.spec
+    if spec.streams != 1 or spec.order == "scales" or spec.codes[0] > _LARGEST_CODEBOOK:
+        return None
+    size = spec.codes[0]
+    tables = []
+    for shift in (0, 1):
+        padded = torch.zeros(-(-(size + shift) // spec.length) * spec.length, dtype=torch.int64)
+        padded[shift : size + shift] = torch.arange(size)
+        tokens = Tokens(codes_BNS=padded.reshape(-1, spec.length, 1), grid=spec.grid).to(device)
+        with torch.inference_mode():
+            z_BND = tokenizer.embed(tokens)
+        tables.append(z_BND.reshape(-1, spec.dim)[shift : size + shift].float().cpu().clone())
+    return tables[0] if torch.equal(tables[0], tables[1]) else None
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Encodes the inputs of one shard."""
+
+    tokenizer: Tokenizer
+    spec: TokenSpec
+    preprocess: Preprocess
+    batch_size: int
+    device: torch.device
+
+    def encode(self, items: Sequence[_Input]) -> tuple[Tokens, list[Row], list[Quarantined]]:
+        """Tokens and rows of the images that could be encoded, and the others."""
+        parts: list[Tensor] = []
+        rows: list[Row] = []
+        refused: list[Quarantined] = []
+        for group in self._batches(items, refused):
+            image_BCHW = torch.stack([to_tensor(image) for _, image in group]).to(self.device)
+            with torch.inference_mode():
+                tokens = self.tokenizer.encode(image_BCHW).to("cpu")
+            if tokens.grid != self.spec.grid or len(tokens) != len(group):
+                raise ValueError(
+                    f"the tokenizer returned {len(tokens)} images of grid {tokens.grid} for {len(group)} of "
+                    f"{self.spec.image_size} pixels; its spec promises {self.spec.grid}"
+                )
+            for number, (row, _) in enumerate(group):
+                one = tokens[number : number + 1]
+                one = one if self.spec.discrete else one.to(torch.bfloat16)
+                try:
+                    parts.append(one.check(self.spec).data)
+                    rows.append(row)
+                except ValueError as error:
+                    refused.append(Quarantined(row.key, row.source, "encode", str(error)))
+        width = self.spec.streams if self.spec.discrete else self.spec.dim
+        kind = torch.int64 if self.spec.discrete else torch.bfloat16
+        data = torch.cat(parts) if parts else torch.empty((0, self.spec.length, width), dtype=kind)
+        name = "codes_BNS" if self.spec.discrete else "latents_BND"
+        return Tokens(**{name: data}, grid=self.spec.grid), rows, refused
+
+    def _batches(
+        self, items: Sequence[_Input], refused: list[Quarantined]
+    ) -> Iterator[list[tuple[Row, NDArray[np.uint8]]]]:
+        """Decoded images in groups of `batch_size`; those that cannot be used are added to `refused`."""
+        group: list[tuple[Row, NDArray[np.uint8]]] = []
+        for item in items:
+            source = item.path.as_posix()
+            try:
+                data, image = _load(item, self.preprocess)
+                if image.shape[:2] != self.spec.image_size:
+                    reason = f"{image.shape[:2]} pixels, this store holds images of {self.spec.image_size}"
+                    raise ImageError(item.key, "preprocess", reason)
+            except ImageError as error:
+                refused.append(Quarantined(item.key, source, error.stage, error.reason))
+                continue
+            group.append((Row(item.key, item.caption, item.label, source, digest(data)), image))
+            if len(group) == self.batch_size:
+                yield group
+                group = []
+        if group:
+            yield group
+
+
+def _load(item: _Input, preprocess: Preprocess) -> tuple[bytes, NDArray[np.uint8]]:
+    """Bytes of an image file, and the image as the tokenizer takes it; `ImageError` says what is wrong with it."""
+    if not is_text(item.key):
+        raise ImageError(ascii(item.key), "read", "the file name is not valid UTF-8; rename the file")
+    try:
+        data = item.path.read_bytes()
+    except OSError as error:
+        raise ImageError(item.key, "read", error.strerror or str(error)) from error
+    image = decode(data)
+    try:
+        return data, preprocess(image)
+    except ValueError as error:
+        raise ImageError(item.key, "preprocess", str(error)) from error
+
+
+def _store_spec(spec: TokenSpec, preprocess: Preprocess, items: Sequence[_Input], folder: Path) -> TokenSpec:
+    """The tokenizer's spec at the size images will have: at native size, that of the first image that can be read."""
+    if preprocess.size is not None:
+        return spec.resized((preprocess.size, preprocess.size))
+    first: Quarantined | None = None
+    for item in items:
+        try:
+            height, width = _load(item, preprocess)[1].shape[:2]
+            return spec.resized((height, width))
+        except ImageError as error:
+            first = first or Quarantined(item.key, item.path.as_posix(), error.stage, error.reason)
+    assert first is not None
+    raise _all_bad(folder, len(items), first)
+
+
+def _all_bad(folder: Path, count: int, first: Quarantined) -> ValueError:
+    return ValueError(
+        f"{folder}: none of its {count} images could be encoded; the first, {first.key!r}: {first.stage}: {first.error}"
+    )
+
+
+def _list_inputs(folder: Path, captions: str | Path | None) -> list[_Input]:
+    paths = find_images(folder)
+    sidecar = Path(captions) if captions is not None else folder / CAPTIONS
+    notes = _read_captions(sidecar) if captions is not None or sidecar.exists() else {}
+    items = []
+    for path in paths:
+        key = path.relative_to(folder).as_posix()
+        note = notes.pop(key, {})
+        items.append(_Input(key, path, note.get("caption"), note.get("label")))
+    if notes:
+        raise ValueError(
+            f"{sidecar}: {len(notes)} lines name no image under {folder}; the first is {next(iter(notes))!r}"
+        )
+    return items
+
+
+def _read_captions(path: Path) -> dict[str, dict[str, Any]]:
+    """Lines of a caption file by image; `ValueError` names the line that is wrong."""
+    notes: dict[str, dict[str, Any]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            note = json.loads(line)
+            file, caption, label = note["file"], note.get("caption"), note.get("label")
+            good = isinstance(file, str) and (caption is None or is_text(caption)) and type(label) in (int, type(None))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            good = False
+        if not good:
+            raise ValueError(
+                f'{path} line {number}: expected {{"file": path, "caption": text, "label": integer}}, got {line[:80]!r}'
+            )
+        if file in notes:
+            raise ValueError(f"{path} line {number}: {file!r} has a line already")
+        notes[file] = note
+    return notes

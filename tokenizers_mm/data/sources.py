@@ -1,0 +1,198 @@
+"""What a training loop draws from: random access without state, so a position in the data is one number.
+
+Draw number g belongs to epoch g // length and is item g % length of that epoch's permutation. A resumed run continues
+at g and sees what an uninterrupted run would have seen, whatever the batch size or the number of workers: the
+augmentation of an item comes from `Draw.seed` alone.
+
+Shape letters: B batch, N images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tokenizers_mm.data.images import centre_crop, decode, find_images, resize_shorter
+
+__all__ = ["Draw", "ImageArrays", "ImageFolder", "RandomCrops", "Source", "draws_for"]
+
+Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One item to fetch and the seed of its augmentation."""
+
+    index: int
+    seed: int
+
+
+class Source(Protocol):
+    """Anything indexable that makes batches: images here, tokens in a token store."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, draws: Sequence[Draw]) -> Any:
+        """Fetch these items; the same draws always give the same batch."""
+
+
+def draws_for(length: int, seed: int, start: int, count: int) -> list[Draw]:
+    """Draws number start .. start + count - 1 of a source of `length` items, shuffled anew every epoch."""
+    if length < 1 or seed < 0 or start < 0 or count < 0:
+        raise ValueError(f"length={length}, seed={seed}, start={start}, count={count}: length >= 1, the others >= 0")
+    base = _mix(seed)
+    return [
+        Draw(int(_permutation(length, seed, g // length)[g % length]), _mix(base + g))
+        for g in range(start, start + count)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(length)
+
+
+def _mix(number: int) -> int:
+    """One round of SplitMix64, a bijection of 64-bit integers: seeds of different draws never collide."""
+    number = (number + 0x9E3779B97F4A7C15) & _MASK
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+    return number ^ (number >> 31)
+
+
+class ImageArrays:
+    """Images held in memory, unchanged: uint8 [N, H, W, C] -> float image_BCHW in [-1, 1]."""
+
+    def __init__(self, images: Pixels) -> None:
+        if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
+            raise ValueError(f"images are {images.dtype} {images.shape}: expected uint8 [N, H, W, C], at least one")
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, draws: Sequence[Draw]) -> Tensor:
+        """Float [B, C, H, W] in [-1, 1]; seeds play no part."""
+        return _signed(self.images[[draw.index for draw in draws]])
+
+
+class RandomCrops:
+    """Random square crops of a few photographs; every pixel of every photograph is about equally likely.
+
+    photos           uint8 [H, W, 3] each, at least crop x crop pixels
+    crop             side of a crop in pixels
+    draws_per_epoch  what `len` says; a crop depends on `Draw.seed` only
+    flip             mirror left and right half of the time
+    colour           permute channels, scale saturation and contrast, shift brightness, and invert now and then: few
+                     photographs show few colours, and a tokenizer that saw only those fails on others
+    max_downscale    average blocks of 1..max_downscale pixels a side, so that coarser detail is seen too
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[Pixels],
+        crop: int,
+        draws_per_epoch: int = 10_000,
+        flip: bool = True,
+        colour: bool = True,
+        max_downscale: int = 1,
+    ) -> None:
+        if not photos or crop < 1 or draws_per_epoch < 1 or max_downscale < 1:
+            raise ValueError(
+                f"{len(photos)} photos, crop={crop}, draws_per_epoch={draws_per_epoch}, max_downscale={max_downscale}: "
+                "each must be at least 1"
+            )
+        for number, photo in enumerate(photos):
+            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or min(photo.shape[:2]) < crop:
+                raise ValueError(
+                    f"photo {number} is {photo.dtype} {photo.shape}: expected uint8 [H, W, 3], sides >= crop={crop}"
+                )
+        areas = np.array([photo.shape[0] * photo.shape[1] for photo in photos], dtype=np.float64)
+        self.photos, self.crop, self.draws_per_epoch = list(photos), crop, draws_per_epoch
+        self.flip, self.colour, self.max_downscale = flip, colour, max_downscale
+        self._cumulative = np.cumsum(areas / areas.sum())
+
+    def __len__(self) -> int:
+        return self.draws_per_epoch
+
+    def batch(self, draws: Sequence[Draw]) -> Tensor:
+        """Float [B, 3, crop, crop] in [-1, 1]."""
+        crops = np.empty((len(draws), 3, self.crop, self.crop), np.float32)
+        for out, draw in zip(crops, draws, strict=True):
+            out[:] = self._crop(np.random.default_rng(draw.seed))
+        return torch.from_numpy(crops)
+
+    def _crop(self, rng: np.random.Generator) -> Floats:
+        photo = self.photos[min(int(np.searchsorted(self._cumulative, rng.random(), "right")), len(self.photos) - 1)]
+        factor = int(rng.integers(1, min(self.max_downscale, min(photo.shape[:2]) // self.crop) + 1))
+        side = self.crop * factor
+        top, left = (int(rng.integers(0, have - side + 1)) for have in photo.shape[:2])
+        window = photo[top : top + side, left : left + side]
+        if factor > 1:
+            window = np.asarray(Image.fromarray(window).reduce(factor))
+        if self.flip and rng.random() < 0.5:
+            window = window[:, ::-1]
+        pixels: Floats = window.reshape(-1, 3).astype(np.float32) / np.float32(127.5) - np.float32(1)
+        if self.colour:
+            matrix, shift = _recolour(rng)
+            pixels = np.clip(pixels @ matrix + shift, -1, 1)
+        return pixels.T.reshape(3, self.crop, self.crop)
+
+
+def _recolour(rng: np.random.Generator) -> tuple[Floats, np.float32]:
+    """A random colour change as one affine map of [-1, 1] pixels, row vectors times the 3 x 3 matrix plus the shift."""
+    saturation, contrast = rng.uniform(0.3, 1.6), rng.uniform(0.7, 1.25)
+    sign = -1.0 if rng.random() < 0.1 else 1.0
+    permute = np.eye(3, dtype=np.float32)[rng.permutation(3)]
+    saturate = saturation * np.eye(3) + (1 - saturation) * _LUMA[:, None]
+    return (sign * contrast * permute @ saturate).astype(np.float32), np.float32(rng.uniform(-0.2, 0.2))
+
+
+class ImageFolder:
+    """Image files of a folder, decoded when drawn; the shorter side is resized, then a square is cropped.
+
+    Raises `ValueError` for a folder without images, and when a batch meets a file that does not decode.
+    """
+
+    def __init__(
+        self, path: str | Path, size: int, crop: Literal["random", "centre"] = "random", flip: bool = True
+    ) -> None:
+        if size < 1 or crop not in ("random", "centre"):
+            raise ValueError(f"size={size}, crop={crop!r}: expected size >= 1 and crop random or centre")
+        self.files = find_images(path)
+        self.size, self.crop, self.flip = size, crop, flip
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def batch(self, draws: Sequence[Draw]) -> Tensor:
+        """Float [B, 3, size, size] in [-1, 1]."""
+        return _signed(np.stack([self._image(draw) for draw in draws]))
+
+    def _image(self, draw: Draw) -> Pixels:
+        rng = np.random.default_rng(draw.seed)
+        image = resize_shorter(decode(self.files[draw.index]), self.size)
+        if self.crop == "centre":
+            image = centre_crop(image, self.size, self.size)
+        else:
+            top, left = (int(rng.integers(0, have - self.size + 1)) for have in image.shape[:2])
+            image = image[top : top + self.size, left : left + self.size]
+        return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
+
+
+def _signed(images_NHWC: Pixels) -> Tensor:
+    floats = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)).astype(np.float32)
+    return torch.from_numpy(floats / np.float32(127.5) - np.float32(1))

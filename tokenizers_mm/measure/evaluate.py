@@ -1,0 +1,210 @@
+"""Measure a tokenizer on images: reconstruction and information side by side, every figure with its protocol.
+
+Only the `Tokenizer` protocol is used. One optional member more is understood: `posterior(image_BCHW)` returning mean
+and log-variance [B, N, D] of a Gaussian posterior, for its KL in bits.
+
+Shape letters: B batch, C image channels, H and W pixels, N positions, D channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from tokenizers_mm.api import Tokenizer, TokenSpec
+from tokenizers_mm.data.images import pad_to_multiple, to_uint8, unpad
+from tokenizers_mm.losses.perceptual import Perceptual
+from tokenizers_mm.measure.information import CodeStatistics, CodeUsage, kl_bits
+from tokenizers_mm.measure.protocol import Measurement, Protocol
+from tokenizers_mm.measure.reconstruction import (
+    mean_squared_error,
+    perceptual_distance,
+    psnr,
+    psnr_of_mean_error,
+    ssim,
+)
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one tokenizer on one set of images; `codes` has the per-stream detail of discrete tokens."""
+
+    measurements: tuple[Measurement, ...]
+    codes: CodeUsage | None = None
+
+    def __getitem__(self, name: str) -> Measurement:
+        """The measurement of that name; `KeyError` lists those there are."""
+        for measurement in self.measurements:
+            if measurement.name == name:
+                return measurement
+        raise KeyError(f"no measurement {name!r}; there are {[m.name for m in self.measurements]}")
+
+    def to_json(self) -> str:
+        """JSON with a full protocol record for every figure."""
+        record: dict[str, Any] = {"measurements": [measurement.record() for measurement in self.measurements]}
+        if self.codes is not None:
+            record["codes"] = {
+                "vocabulary": self.codes.spec.codes,
+                "tokens": self.codes.tokens,
+                "used": self.codes.used,
+                "entropy_bits": self.codes.entropy,
+            }
+        return json.dumps(record, indent=2)
+
+    def table(self, title: str = "") -> Table:
+        """Rich table; notes and protocol stand below it."""
+        protocol = self.measurements[0].protocol
+        lines = [
+            f"{protocol.samples} images: {protocol.reference}",
+            *sorted({m.note for m in self.measurements} - {""}),
+        ]
+        table = Table(title=title or None, caption="\n".join(lines), caption_justify="left")
+        table.add_column("Measure")
+        table.add_column("Value", justify="right")
+        table.add_column("Unit")
+        for measurement in self.measurements:
+            table.add_row(measurement.name, measurement.text, measurement.unit)
+        return table
+
+
+@torch.no_grad()
+def evaluate(
+    tokenizer: Tokenizer,
+    images: Iterable[Tensor],
+    *,
+    protocol: Protocol,
+    perceptual: Perceptual | None = None,
+    pad: bool = False,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Encode, decode and measure batches of images.
+
+    images    float tensors [B, C, H, W] in [-1, 1]; sizes may differ between batches
+    protocol  what was done to the images before; samples, hashes, padding, extractor and posterior are filled in here
+    pad       pad sides that are not a multiple of the downsampling, and cut the reconstruction back; the tokens of the
+              padding are counted, the pixels are not. Off: such images raise `ValueError`.
+
+    Raises `ValueError` on images the tokenizer cannot take, no images, or a tokenizer left in training mode.
+    """
+    if isinstance(tokenizer, nn.Module) and tokenizer.training:
+        raise ValueError("the tokenizer is in training mode: call .eval() first, or codebooks and norms would change")
+    run = _Run(tokenizer, protocol, perceptual, pad)
+    for image_BCHW in images:
+        run.add(image_BCHW.to(device))
+    if not run.images:
+        raise ValueError("images is empty: there is nothing to measure")
+    return Evaluation(tuple(run.measurements()), run.codes.result() if run.codes else None)
+
+
+class _Run:
+    """Running totals of one evaluation."""
+
+    def __init__(self, tokenizer: Tokenizer, protocol: Protocol, perceptual: Perceptual | None, pad: bool) -> None:
+        self.tokenizer, self.template, self.perceptual, self.pad = tokenizer, protocol, perceptual, pad
+        self.spec: TokenSpec = tokenizer.spec
+        self.codes = CodeStatistics(self.spec) if self.spec.discrete else None
+        self.hash = hashlib.sha256()
+        self.images = self.pixels = self.tokens = 0
+        self.padded = False
+        self.values: dict[str, list[Tensor]] = {"error": [], "psnr": [], "ssim": [], "perceptual": [], "kl": []}
+
+    def add(self, image_BCHW: Tensor) -> None:
+        input_BCHW = self._prepare(image_BCHW)
+        height, width = image_BCHW.shape[2:]
+        self.padded |= input_BCHW.shape != image_BCHW.shape
+        tokens = self.tokenizer.encode(input_BCHW).check(self.spec)
+        output_BCHW = unpad(self.tokenizer.decode(tokens), (height, width))
+        self._compare(output_BCHW, image_BCHW)
+        if self.codes is not None:
+            self.codes.update(tokens)
+        elif hasattr(self.tokenizer, "posterior"):
+            self.values["kl"].append(kl_bits(*self.tokenizer.posterior(input_BCHW)).cpu())
+        self.images += len(image_BCHW)
+        self.pixels += len(image_BCHW) * height * width
+        self.tokens += len(image_BCHW) * tokens.data.shape[1]
+        self.hash.update(str(tuple(image_BCHW.shape[1:])).encode() * len(image_BCHW))
+        self.hash.update(to_uint8(image_BCHW).cpu().numpy().tobytes())
+
+    def _prepare(self, image_BCHW: Tensor) -> Tensor:
+        """Images the tokenizer can take; `ValueError` says what to do about others."""
+        if image_BCHW.ndim != 4 or not image_BCHW.is_floating_point():
+            kind = f"{image_BCHW.dtype} {tuple(image_BCHW.shape)}"
+            raise ValueError(f"images yields {kind}: expected float batches [B, C, H, W] in [-1, 1]")
+        low, high = float(image_BCHW.min()), float(image_BCHW.max())
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: expected [-1, 1]; uint8 x becomes x / 127.5 - 1")
+        if self.pad and self.spec.order == "raster":
+            steps = [pixels // cells for pixels, cells in zip(self.spec.image_size, self.spec.grid, strict=True)]  # type: ignore[operator]
+            image_BCHW, _ = pad_to_multiple(image_BCHW, math.lcm(*steps))
+        try:
+            self.spec.resized((image_BCHW.shape[2], image_BCHW.shape[3]))
+        except ValueError as error:
+            raise ValueError(f"{error}; crop the images, or pass pad=True where the grid is a raster") from error
+        return image_BCHW
+
+    def _compare(self, output_BCHW: Tensor, image_BCHW: Tensor) -> None:
+        rounding = self.template.rounding
+        for name, measure in (("error", mean_squared_error), ("psnr", psnr), ("ssim", ssim)):
+            self.values[name].append(measure(output_BCHW, image_BCHW, rounding).cpu())
+        if self.perceptual is not None:
+            distance_B = perceptual_distance(self.perceptual, output_BCHW, image_BCHW, rounding)
+            self.values["perceptual"].append(distance_B.cpu())
+
+    def measurements(self) -> list[Measurement]:
+        """All figures, those of pixels first."""
+        protocol = replace(
+            self.template,
+            samples=self.images,
+            reference_sha256=self.hash.hexdigest(),
+            padding="mirrored to a multiple, cut off again" if self.padded else "none",
+            posterior="none" if self.spec.discrete else "mode",
+        )
+        mean = {name: float(torch.cat(parts).mean()) for name, parts in self.values.items() if parts}
+        figures = [
+            Measurement("PSNR", mean["psnr"], "dB", protocol, "PSNR is the mean over images"),
+            Measurement("PSNR of mean error", psnr_of_mean_error(torch.cat(self.values["error"])), "dB", protocol),
+            Measurement("SSIM", mean["ssim"], "", protocol, "SSIM: Gaussian window of 11, data range 255"),
+        ]
+        if self.perceptual is not None:
+            name, digest = self.perceptual.name, self.perceptual.weights_sha256
+            extracted = replace(protocol, extractor=name, extractor_sha256=digest)
+            figures.append(Measurement(name, mean["perceptual"], "", extracted))
+        figures += self._rate(protocol)
+        if "kl" in mean:
+            figures.append(Measurement("KL", mean["kl"], "bits per image", protocol))
+            figures.append(Measurement("KL per pixel", mean["kl"] * self.images / self.pixels, "bits", protocol))
+        return figures
+
+    def _rate(self, protocol: Protocol) -> list[Measurement]:
+        """Bits the tokens can carry and, of codes, those they do."""
+        per_token, density = self.spec.bits_per_image / self.spec.length, self.tokens / self.pixels
+        note = "" if self.spec.discrete else "latents are counted as 16 bits a channel"
+        figures = [
+            Measurement("Rate", per_token, "bits per token", protocol, note),
+            Measurement("Rate per image", per_token * self.tokens / self.images, "bits", protocol, note),
+            Measurement("Rate per pixel", per_token * density, "bits", protocol, note),
+        ]
+        if self.codes is None:
+            return figures
+        codes = self.codes.result()
+        streams = f", mean of {self.spec.streams} streams" if self.spec.streams > 1 else ""
+        usage = 100 * sum(codes.usage) / len(codes.usage)
+        perplexity = 2 ** (codes.bits_per_token / len(codes.entropy))
+        entropy = codes.bits_per_token
+        return [
+            *figures,
+            Measurement("Code usage", usage, f"% ever used{streams}", protocol, codes.note),
+            Measurement("Perplexity", perplexity, f"codes{streams}", protocol, codes.note),
+            Measurement("Marginal entropy", entropy, "bits per token", protocol, codes.note),
+            Measurement("Marginal entropy per pixel", entropy * density, "bits", protocol, codes.note),
+        ]

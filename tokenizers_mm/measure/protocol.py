@@ -1,0 +1,88 @@
+"""A number and how it was made.
+
+Three public evaluators give three scores to the same reconstructions; the record says why. Everything that is known to move a figure is a field here, so two figures may be compared when their records agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+__all__ = ["Measurement", "Posterior", "Protocol", "Rounding"]
+
+Rounding = Literal["rounded", "truncated", "float"]
+Posterior = Literal["none", "mode", "sample"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a figure was made; JSON-able.
+
+    reference         name of the images measured against, e.g. "scikit-image photographs, held out"
+    reference_sha256  of their uint8 pixels in order, shapes included
+    resize            filter, library and order, e.g. "bicubic, antialiased, on uint8, before the crop"
+    crop, padding     what was cut off or added; padding is removed again before anything is compared
+    rounding          of the reconstruction, after clamping to 0..255: to the nearest level, towards zero, or not at all
+    samples           images measured, N
+    extractor         network whose features are compared; its weights' hash beside it
+    posterior         latents decoded: the mode, a sample, or none where tokens are discrete
+    ema               whether averaged weights were measured; None where there is no average
+    dtype             arithmetic of the tokenizer
+    """
+
+    reference: str
+    reference_sha256: str = ""
+    resize: str = "none"
+    crop: str = "none"
+    padding: str = "none"
+    rounding: Rounding = "rounded"
+    samples: int = 0
+    extractor: str = "none"
+    extractor_sha256: str = ""
+    posterior: Posterior = "none"
+    ema: bool | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the two closed lists."""
+        for name, allowed in (("rounding", get_args(Rounding)), ("posterior", get_args(Posterior))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+
+    def to_json(self) -> str:
+        """One line of JSON, fields in alphabetical order: equal protocols give equal text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Protocol:
+        """Read what `to_json` wrote; raises `ValueError` on anything else."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or not {"reference"} <= set(fields) <= set(cls.__dataclass_fields__):
+            raise ValueError(
+                f"protocol {text!r}: expected a JSON object with keys among {list(cls.__dataclass_fields__)}"
+            )
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One figure: what, how much, in what unit, made how; `note` says what a reader must know to trust it."""
+
+    name: str
+    value: float
+    unit: str
+    protocol: Protocol
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value as it is printed: four significant digits, thousands whole."""
+        if math.isfinite(self.value) and abs(self.value) >= 1000:
+            return f"{self.value:,.0f}"
+        return f"{self.value:.4g}"
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able; an infinite value (PSNR of identical images) becomes the text "inf"."""
+        return asdict(self) | {"value": self.value if math.isfinite(self.value) else str(self.value)}

@@ -1,0 +1,327 @@
+"""One training loop for everything that has named losses: tokenizers and generators alike.
+
+Mixed precision, several processes and trackers are accelerate's business. What is ours: the position in the data is a
+function of the step, so an interrupted run resumes exactly (model, EMA, optimiser, random state, data); a non-finite
+loss stops the run before it touches the weights; nothing is left half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tokenizers_mm.data.sources import Draw, Source, draws_for
+from tokenizers_mm.ema import EMA
+from tokenizers_mm.progress import Reporter
+
+Picture = Callable[[], NDArray[np.uint8]]
+_KEPT_CHECKPOINTS = 2
+
+
+class Losses(NamedTuple):
+    """What an objective's forward returns: terms whose sum is minimised, and detached scalars worth logging."""
+
+    terms: Mapping[str, Tensor]
+    stats: Mapping[str, Tensor]
+
+
+class NonFiniteLoss(ValueError):
+    """Training stopped because a loss term or the gradient became NaN or infinite; the message names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to optimise.
+
+    steps, batch_size  optimiser steps; examples in one, over all processes and accumulation
+    accumulate         micro-batches per step
+    learning_rate      peak, after `warmup` steps; then constant, or a cosine to 1 % of it
+    clip               largest gradient norm
+    ema                decay of the averaged weights, which are what a run returns
+    *_every            steps between log lines, pictures (0: none) and checkpoints
+    tracker            an accelerate tracker ("tensorboard", "wandb", ...) or "none"
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    schedule: Literal["cosine", "constant"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: int = 0
+    workers: int = 0
+    log_every: int = 10
+    picture_every: int = 0
+    checkpoint_every: int = 500
+    tracker: str = "tensorboard"
+
+    def __post_init__(self) -> None:
+        """Refuse values no run can use."""
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.learning_rate <= 0 or self.clip <= 0 or self.warmup < 0 or self.seed < 0 or self.workers < 0:
+            raise ValueError("learning_rate and clip must be positive; warmup, seed and workers not negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema}: expected a decay in [0, 1)")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size}: not a multiple of accumulate={self.accumulate}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, then constant or cosine."""
+        rate = self.learning_rate * min(1.0, (step + 1) / (self.warmup + 1))
+        if self.schedule == "cosine":
+            rate *= 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * step / self.steps)))
+        return rate
+
+
+def train(
+    objective: nn.Module,
+    source: Source,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    picture: Picture | None = None,
+    resume: bool = False,
+) -> list[dict[str, float]]:
+    """Train `objective`, whose forward maps a batch of `source` to `Losses`, in place; it ends with the EMA weights.
+
+    folder   receives checkpoints/, pictures/, history.jsonl and the tracker's files
+    recipe   what the run is; stored, and a resumed run must have the same
+    picture  called every `picture_every` steps with the EMA weights in place; returns uint8 [H, W, 3]
+    resume   go on from the last checkpoint (from the start if there is none)
+
+    Returns the history: one mapping per logged step. Raises `NonFiniteLoss`, and `ValueError` when the folder holds
+    another run.
+    """
+    run = _Run(objective, source, config, folder)
+    start = run.open(json.loads(json.dumps({"train": asdict(config), "recipe": recipe or {}})), resume)
+    if start == config.steps:
+        run.ema.copy_to(objective)
+        return run.reporter.history
+    with run.reporter:
+        for step, batches in enumerate(run.batches(start), start):
+            losses = run.step(step, batches)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                run.log(done, losses)
+            if picture and config.picture_every and done % config.picture_every == 0:
+                run.save_picture(done, picture)
+            if done % config.checkpoint_every == 0 or done == config.steps:
+                run.save(done)
+    run.accelerator.end_training()
+    run.ema.copy_to(objective)
+    return run.reporter.history
+
+
+class _Run:
+    """The state of one training run, and the actions of the loop above."""
+
+    def __init__(self, objective: nn.Module, source: Source, config: TrainConfig, folder: Path) -> None:
+        self.objective, self.source, self.config, self.folder = objective, source, config, folder
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            log_with=None if config.tracker == "none" else config.tracker,
+            project_dir=str(folder),
+        )
+        parts = self.accelerator.num_processes * config.accumulate
+        if config.batch_size % parts:
+            raise ValueError(
+                f"batch_size={config.batch_size}: not a multiple of {self.accelerator.num_processes} processes x "
+                f"accumulate={config.accumulate}"
+            )
+        self.micro_size = config.batch_size // parts
+        trainable = [p for p in objective.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.ema = EMA(objective, config.ema)
+        self.accelerator.register_for_checkpointing(self.ema)
+        self.reporter = Reporter(folder, config.steps, config.batch_size, self.accelerator.is_main_process)
+
+    def open(self, identity: dict[str, Any], resume: bool) -> int:
+        """Prepare the folder; return the step to start from."""
+        record = self.folder / "run.json"
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if record.exists():
+            previous = json.loads(record.read_text())
+            if not resume:
+                raise ValueError(f"{self.folder} holds a run already: resume it, or choose another folder")
+            if previous != identity:
+                raise ValueError(
+                    f"{self.folder} holds another run, they differ in {', '.join(_differences(previous, identity))}: "
+                    "resume with the same recipe, or choose another folder"
+                )
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            _write_text(record, json.dumps(identity, indent=2))
+        checkpoints = _checkpoints(self.folder)
+        start = 0
+        if resume and checkpoints:
+            self.accelerator.load_state(str(checkpoints[-1]))
+            start = int(checkpoints[-1].name.removeprefix("step_"))
+        self.reporter.start_at(start)
+        if self.config.tracker != "none":
+            self.accelerator.init_trackers("tokenizers-mm")
+        self.model.train()
+        return start
+
+    def batches(self, start: int) -> Iterator[list[Any]]:
+        """This process's micro-batches of every step from `start` on."""
+        positions = _Positions(len(self.source), self.config, start, self.micro_size, self.accelerator)
+        loader: DataLoader[Any] = DataLoader(
+            _Fetch(self.source),
+            sampler=positions,
+            batch_size=None,
+            num_workers=self.config.workers,
+            collate_fn=_unchanged,
+            persistent_workers=self.config.workers > 0,
+        )
+        stream = iter(loader)
+        for _ in range(start, self.config.steps):
+            yield [next(stream).to(self.accelerator.device) for _ in range(self.config.accumulate)]
+
+    def step(self, step: int, batches: list[Any]) -> dict[str, Tensor]:
+        """One optimiser step; returns the mean of every term and statistic over the micro-batches."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(step)
+        sums: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses: Losses = self.model(batch)
+                total = torch.stack([term.float() for term in losses.terms.values()]).sum() / len(batches)
+                self._require_finite(step, total, losses.terms)
+                self.accelerator.backward(total)
+            for name, value in {**losses.terms, **losses.stats, "loss": total * len(batches)}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if self.config.precision != "fp16":  # under fp16 the loss scaler skips such steps by itself
+            self._require_finite(step, norm, {"gradient norm": norm})
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.objective)
+        return sums
+
+    def log(self, done: int, losses: Mapping[str, Tensor]) -> None:
+        """Write one line of history: losses averaged over processes, speed, learning rate."""
+        names = sorted(losses)
+        values = self.accelerator.reduce(torch.stack([losses[name].float() for name in names]), reduction="mean")
+        row = dict(zip(names, values.tolist(), strict=True)) | {"lr": self.config.learning_rate_at(done - 1)}
+        self.reporter.log(done, row)
+        if self.config.tracker != "none":
+            self.accelerator.log(row, step=done)
+
+    def save_picture(self, done: int, picture: Picture) -> None:
+        """Save what `picture` shows of the EMA weights."""
+        if not self.accelerator.is_main_process:
+            return
+        with self.ema.swapped(self.objective):
+            self.objective.eval()
+            pixels = picture()
+            self.objective.train()
+        path = self.folder / "pictures" / f"step_{done:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        if self.config.tracker != "none":
+            tracker = self.accelerator.get_tracker(self.config.tracker)
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({"picture": pixels[None]}, step=done, dataformats="NHWC")
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint under a temporary name, then give it its own: a reader never sees half of one."""
+        final = self.folder / "checkpoints" / f"step_{done:07d}"
+        partial = final.with_name(f".{final.name}.partial")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+            for old in _checkpoints(self.folder)[:-_KEPT_CHECKPOINTS]:
+                shutil.rmtree(old)
+
+    def _require_finite(self, step: int, value: Tensor, terms: Mapping[str, Tensor]) -> None:
+        # All processes stop together, so one must hear of another's NaN.
+        bad = self.accelerator.reduce((~torch.isfinite(value.detach())).float(), reduction="sum")
+        if not bool(bad):
+            return
+        names = [name for name, term in terms.items() if not bool(torch.isfinite(term))] or [
+            "a term of another process"
+        ]
+        kept = _checkpoints(self.folder)
+        raise NonFiniteLoss(
+            f"step {step + 1}: {', '.join(names)} is not finite; the weights were not updated. Last good checkpoint: "
+            f"{kept[-1] if kept else 'none yet'}. "
+            f"Lower learning_rate (now {self.config.learning_rate}) or check the data"
+        )
+
+
+class _Positions(Sampler[list[Draw]]):
+    """The draws of each micro-batch of this process, from a step on."""
+
+    def __init__(self, length: int, config: TrainConfig, start: int, size: int, accelerator: Accelerator) -> None:
+        self.length, self.config, self.start, self.size = length, config, start, size
+        self.process, self.processes = accelerator.process_index, accelerator.num_processes
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.start, self.config.steps):
+            for micro in range(self.config.accumulate):
+                first = step * self.config.batch_size + (micro * self.processes + self.process) * self.size
+                yield draws_for(self.length, self.config.seed, first, self.size)
+
+
+class _Fetch(Dataset[Any]):
+    """Lets DataLoader workers fetch whole batches."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, draws: list[Draw]) -> Any:
+        return self.source.batch(draws)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / "checkpoints").glob("step_*"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({*a, *b})
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{path}.{key}".strip("."))]
+    return [] if a == b else [f"{path} ({a!r} there, {b!r} here)"]
