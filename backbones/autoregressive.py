@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backbones import text
-from backbones.embed import CodeEmbedding, CodeHead, ConditionEmbedding, GridEmbedding, condition_of
+from backbones.embed import CodeEmbedding, CodeHead, ConditionEmbedding, GridEmbedding, check_condition, condition_of
 from backbones.guidance import check_scale, guide
 from backbones.mask import prefix_mask
 from backbones.trunk import Cache, Trunk, TrunkConfig, zero_linear
@@ -35,13 +35,24 @@ class AutoregressiveConfig:
     max_text        most bytes of a caption
     """
 
-    width: int = 192
-    depth: int = 6
-    heads: int = 6
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
     classes: int = 0
     text_weight: float = 1.0
     drop_condition: float = 0.1
     max_text: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse weights, shares and counts that mean nothing."""
+        check_condition(self.classes, self.drop_condition, self.max_text)
+        if not self.text_weight >= 0:
+            raise ValueError(f"text_weight={self.text_weight}: expected 0 (no captions) or more")
+
+    @property
+    def writes_captions(self) -> bool:
+        """Whether image -> caption is learned."""
+        return not self.classes and self.text_weight > 0
 
 
 class Autoregressive(nn.Module):
@@ -67,9 +78,10 @@ class Autoregressive(nn.Module):
         self.begin_image = nn.Parameter(torch.randn(width) * 0.3)
         dim = None if codebook_VD is None else codebook_VD.shape[1]
         self.code_heads = nn.ModuleList(CodeHead(size, width, dim) for size in spec.codes)
-        self.bytes = nn.Embedding(text.VOCABULARY, width)
-        self.byte_head = zero_linear(width, text.VOCABULARY)
-        nn.init.normal_(self.bytes.weight, std=0.5)
+        if config.writes_captions:
+            self.bytes = nn.Embedding(text.VOCABULARY, width)
+            self.byte_head = zero_linear(width, text.VOCABULARY)
+            nn.init.normal_(self.bytes.weight, std=0.5)
 
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """`image`: nats per code; `text`: nats per caption byte times `text_weight`; both means over the batch.
@@ -81,7 +93,7 @@ class Autoregressive(nn.Module):
         condition = condition_of(batch.captions, batch.labels_B, classes=config.classes, batch=len(batch))
         drop_B = torch.rand(len(batch), device=codes_BNS.device) < config.drop_condition if self.training else None
         losses = {"image": torch.stack(self.image_nats(codes_BNS, condition, drop_B)).mean()}
-        if not config.classes and config.text_weight:
+        if config.writes_captions:
             ids_BT, mask_BT = text.encode(batch.captions, config.max_text)
             nats_BT = self.text_nats(codes_BNS, ids_BT.to(codes_BNS.device))
             mask_BT = mask_BT[:, 1:].to(codes_BNS.device)
@@ -149,7 +161,7 @@ class Autoregressive(nn.Module):
     @torch.no_grad()
     def caption(self, tokens: Tokens, max_length: int | None = None) -> list[str]:
         """The most likely next byte again and again: one caption of at most `max_length` bytes per image."""
-        if self.config.classes or not self.config.text_weight:
+        if not self.config.writes_captions:
             raise ValueError("this generator was built without captions (classes > 0 or text_weight = 0)")
         limit = self.config.max_text if max_length is None else max_length
         if limit < 1:

@@ -167,6 +167,16 @@ class ConditionEmbedding(nn.Module):
         return text.encode_pieces(condition, self.max_text)
 
 
+def check_condition(classes: int, drop_condition: float, max_text: int) -> None:
+    """Raise `ValueError` for options of a condition that mean nothing."""
+    if classes < 0:
+        raise ValueError(f"classes={classes}: expected 0 (captions) or the number of class labels")
+    if not 0 <= drop_condition <= 1:
+        raise ValueError(f"drop_condition={drop_condition}: expected a share in [0, 1]")
+    if max_text < 1:
+        raise ValueError(f"max_text={max_text}: a caption needs at least 1 byte")
+
+
 def check_labels(condition: Condition, classes: int) -> Tensor:
     """Labels [B] int64 in 0..classes-1, or `ValueError`."""
     if not isinstance(condition, Tensor) or condition.ndim != 1 or condition.dtype != torch.int64:

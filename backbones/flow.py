@@ -19,6 +19,7 @@ from backbones.embed import (
     ConditionEmbedding,
     GridEmbedding,
     TimeEmbedding,
+    check_condition,
     condition_of,
     patchify,
     unpatchify,
@@ -41,9 +42,9 @@ class FlowConfig:
     max_text        most bytes of a caption
     """
 
-    width: int = 192
-    depth: int = 6
-    heads: int = 6
+    width: int = 128
+    depth: int = 5
+    heads: int = 4
     patch: int = 1
     density: str = "uniform"
     classes: int = 0
@@ -51,7 +52,8 @@ class FlowConfig:
     max_text: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse an unknown density and a patch below 1."""
+        """Refuse an unknown density, and shares and counts that mean nothing."""
+        check_condition(self.classes, self.drop_condition, self.max_text)
         if self.density not in DENSITIES:
             raise ValueError(f"density={self.density!r}: expected one of {', '.join(DENSITIES)}")
         if self.patch < 1:

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 class TrunkConfig:
     """Size of the transformer; `adaptive` adds adaLN modulation by one vector per example."""
 
-    width: int = 192
-    depth: int = 6
-    heads: int = 6
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
     adaptive: bool = False
 
     def __post_init__(self) -> None:

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from quantizers.base import Quantized, Quantizer
 
-# Widens the tanh a little, so that the outermost levels stay reachable with a finite input.
+# Widens the tanh a little, so that the outermost levels stay reachable with a finite input. Beyond 1000 levels "a
+# little" is more than half a cell: there would be codes outside the vocabulary.
 _MARGIN = 1e-3
+_MOST_LEVELS = 1000
 
 
 class FSQ(Quantizer):
     """Finite scalar quantizer with one code per position.
 
-    levels  number of levels of each channel, every one at least 2; (8, 5, 5, 5) gives 1000 codes
+    levels  number of levels of each channel, every one in 2..1000; (8, 5, 5, 5) gives 1000 codes
 
     Vectors are scaled to [-1, 1]. Even L are shifted by half a cell, as in the paper, so zero is a level for every L.
     """
@@ -31,8 +33,10 @@ class FSQ(Quantizer):
     def __init__(self, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
         super().__init__()
         self.levels = tuple(int(level) for level in levels)
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"levels={self.levels}: expected at least one channel and at least 2 levels in each")
+        if not self.levels or not 2 <= min(self.levels) <= max(self.levels) <= _MOST_LEVELS:
+            raise ValueError(
+                f"levels={self.levels}: expected at least one channel, and 2..{_MOST_LEVELS} levels in each"
+            )
         if math.prod(self.levels) > 2**62:
             raise ValueError(f"levels={self.levels}: {math.prod(self.levels)} codes do not fit an int64")
         self.in_dim = self.dim = len(self.levels)

@@ -42,9 +42,8 @@ class VQ(Quantizer):
         self.size, self.decay, self.commitment, self.revive = size, decay, commitment, revive
         self.in_dim = self.dim = dim
         self.codes = (size,)
-        codebook_KD = torch.randn(size, dim)
-        self.register_buffer("codebook_KD", codebook_KD)
-        self.register_buffer("sum_KD", codebook_KD.clone())
+        self.register_buffer("codebook_KD", torch.randn(size, dim))
+        self.register_buffer("sum_KD", torch.zeros(size, dim))
         self.register_buffer("count_K", torch.zeros(size))
 
     codebook_KD: Tensor
@@ -81,7 +80,7 @@ class VQ(Quantizer):
         order_N = torch.randperm(len(flat_ND), device=flat_ND.device)
         candidate_KD = flat_ND[order_N.repeat(-(-self.size // len(flat_ND)))[: self.size]]
         # A little noise keeps rows apart where the batch repeats itself: equal rows would make a code ambiguous.
-        candidate_KD = candidate_KD + 1e-3 * flat_ND.std() * torch.randn_like(candidate_KD)
+        candidate_KD = candidate_KD + 1e-3 * flat_ND.std(correction=0) * torch.randn_like(candidate_KD)
         _copy_from_first_process(candidate_KD)
         dead_K = self.count_K < self.revive * mean_count if self.revive else self.count_K < 0
         self.codebook_KD.copy_(torch.where(dead_K[:, None], candidate_KD, self.codebook_KD))

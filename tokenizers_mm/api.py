@@ -201,9 +201,11 @@ class Tokens:
     def __getitem__(self, index: slice | Tensor | list[int]) -> Tokens:
         return self._with(self.data[index])
 
-    def to(self, device: torch.device | str) -> Tokens:
-        """Move to a device."""
-        return self._with(self.data.to(device))
+    def to(self, target: torch.device | str | torch.dtype) -> Tokens:
+        """Move to a device, or change the dtype of latents (codes stay int64)."""
+        if isinstance(target, torch.dtype) and self.codes_BNS is not None:
+            return self
+        return self._with(self.data.to(target))
 
     def _with(self, data: Tensor) -> Tokens:
         if self.codes_BNS is not None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,17 +25,18 @@ class CheckpointError(ValueError):
 
 
 def save(tokenizer: Autoencoder, folder: Path | str) -> None:
-    """Write config.json and model.safetensors into `folder` (created; an older tokenizer there is replaced)."""
+    """Write config.json and model.safetensors into `folder` (created; an older tokenizer there is replaced).
+
+    Raises `CheckpointError` where replacing the folder would delete anything but a tokenizer.
+    """
     folder = Path(folder)
+    _refuse_foreign(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     config = {"format": _FORMAT, "kind": "autoencoder", "model": config_dict(tokenizer)}
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file({k: v.contiguous() for k, v in tokenizer.state_dict().items()}, partial / "model.safetensors")
-    if folder.exists() and not (folder / "config.json").exists() and any(folder.iterdir()):
-        shutil.rmtree(partial)
-        raise CheckpointError(f"{folder} is not empty and holds no tokenizer: choose another folder")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -53,8 +55,21 @@ def fingerprint(tokenizer: Autoencoder) -> str:
     digest = hashlib.sha256(json.dumps(config_dict(tokenizer), sort_keys=True).encode())
     for name, value in sorted(tokenizer.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file: choose another name")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found - {"config.json", "model.safetensors"}:
+        raise CheckpointError(f"{folder} holds {_some(sorted(found))}, not just a tokenizer: choose another folder")
+    if found:
+        try:
+            _read_config(folder)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder} holds no tokenizer of ours ({error}): choose another folder") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -65,7 +80,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); expected a folder that `tmm train` or `save` wrote"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); save the tokenizer again") from error
     if not isinstance(config, dict) or config.get("format") != _FORMAT or config.get("kind") != "autoencoder":
         raise CheckpointError(f"{path}: expected format {_FORMAT!r} and kind 'autoencoder', found {str(config)[:80]}")

@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
@@ -69,7 +69,11 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         path, equals, text = assignment.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {assignment}: expected path.to.key=value")
-        data = _assigned(data, path.split("."), yaml.safe_load(text), assignment)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: not valid YAML: {' '.join(str(error).split())}") from error
+        data = _assigned(data, path.split("."), value, assignment)
     return data
 
 
@@ -83,14 +87,20 @@ def _assigned(data: dict[str, Any], keys: list[str], value: Any, assignment: str
 
 
 def _forbidding(schema: Any) -> Any:
-    """Give a plain dataclass, and those nested in it, the rule that unknown keys are errors."""
-    hints = get_type_hints(schema)
-    for hint in hints.values():
-        if hasattr(hint, "__dataclass_fields__"):
-            _forbidding(hint)
-    if not hasattr(schema, "__pydantic_config__"):
-        schema.__pydantic_config__ = ConfigDict(extra="forbid")
+    """Give a plain dataclass, and those inside it, the rule that unknown keys are errors."""
+    for member in _dataclasses_in(schema):
+        if "__pydantic_config__" not in vars(member):
+            member.__pydantic_config__ = ConfigDict(extra="forbid")
+            for hint in get_type_hints(member).values():
+                _forbidding(hint)
     return schema
+
+
+def _dataclasses_in(hint: Any) -> list[Any]:
+    """The dataclass itself, or those of a union."""
+    if hasattr(hint, "__dataclass_fields__"):
+        return [hint]
+    return [member for part in get_args(hint) for member in _dataclasses_in(part)]
 
 
 def _one_line(error: ValidationError, schema: Any, where: str) -> str:
@@ -102,14 +112,18 @@ def _one_line(error: ValidationError, schema: Any, where: str) -> str:
         return f"{path} = {first['input']!r}: unknown key{close}; known: {', '.join(known)}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{path}: missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":  # our own words, which name argument and value
+        return f"{path}: {first['ctx']['error']}"
+    message = first["msg"]
     return f"{path} = {first['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 def _known_keys(schema: Any, path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        schema = get_type_hints(schema).get(str(part), schema)
-    return sorted(get_type_hints(schema))
+        members = _dataclasses_in(schema)
+        tagged = [m for m in members if getattr(m, "kind", None) == part]  # a union's errors name the member's kind
+        schema = tagged[0] if tagged else get_type_hints(members[0])[str(part)]
+    return sorted(get_type_hints(_dataclasses_in(schema)[0] if _dataclasses_in(schema) else schema))
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -24,7 +24,7 @@ class EMA:
         """Move the shadow towards the module's current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        averaged = {name for name, _ in module.named_parameters()}
+        averaged = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         state = module.state_dict()
         names = [name for name in state if name in averaged]
         torch._foreach_lerp_([self.shadow[n] for n in names], [state[n].detach() for n in names], 1 - decay)
@@ -47,7 +47,7 @@ class EMA:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Shadow weights and the number of updates."""
-        return {f"shadow.{name}": value for name, value in self.shadow.items()} | {
+        return {f"shadow.{name}": value.contiguous() for name, value in self.shadow.items()} | {
             "updates": torch.tensor(self.updates)
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -36,10 +38,13 @@ class Reporter:
     def start_at(self, step: int) -> None:
         """Keep the history up to `step` (a resumed run repeats what came after it) and start the clock."""
         if self.path.exists():
-            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+            # Whole lines only: the one that a crash cut short belongs to a step that is repeated.
+            lines = [json.loads(line) for line in self.path.read_text().split("\n")[:-1]]
             self.history = [line for line in lines if line["step"] <= step]
         if self.active:
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+            os.replace(partial, self.path)
         self.seconds = self.history[-1]["seconds"] if self.history else 0.0
         self.last_step, self.clock = step, time.perf_counter()
         self.progress.update(self.task, completed=step)
@@ -61,7 +66,8 @@ class Reporter:
         tenth = max(1, self.steps // _PLAIN_LINES)
         if not self.console.is_terminal and (step // tenth > self.last_step // tenth or step == self.steps):
             left = self.seconds / step * (self.steps - step)
-            self.console.print(f"{self.path.parent.name}: step {step}/{self.steps}  {state}  {left:.0f} s left")
+            line = f"{self.path.parent.name}: step {step}/{self.steps}  {state}  {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
         self.last_step = step
 
     def __enter__(self) -> Reporter:

@@ -19,8 +19,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -29,7 +32,7 @@ from tokenizers_mm.ema import EMA
 from tokenizers_mm.progress import Reporter
 
 Picture = Callable[[], NDArray[np.uint8]]
-_KEPT_CHECKPOINTS = 2
+_KEPT_CHECKPOINTS, _EMA_FILE = 2, "ema.safetensors"
 
 
 class Losses(NamedTuple):
@@ -52,6 +55,7 @@ class TrainConfig:
     learning_rate      peak, after `warmup` steps; then constant, or a cosine to 1 % of it
     clip               largest gradient norm
     ema                decay of the averaged weights, which are what a run returns
+    seed               of the order of the data and of everything random in the objective
     *_every            steps between log lines, pictures (0: none) and checkpoints
     tracker            an accelerate tracker ("tensorboard", "wandb", ...) or "none"
     """
@@ -79,8 +83,14 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.learning_rate <= 0 or self.clip <= 0 or self.warmup < 0 or self.seed < 0 or self.workers < 0:
-            raise ValueError("learning_rate and clip must be positive; warmup, seed and workers not negative")
+        for name in ("warmup", "weight_decay", "seed", "workers", "picture_every"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 0")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: expected a positive number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas}: expected two decays in [0, 1)")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema}: expected a decay in [0, 1)")
         if self.batch_size % self.accumulate:
@@ -139,6 +149,8 @@ class _Run:
 
     def __init__(self, objective: nn.Module, source: Source, config: TrainConfig, folder: Path) -> None:
         self.objective, self.source, self.config, self.folder = objective, source, config, folder
+        # accelerate keeps the precision of the first run for the whole process; ours is that of each run.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision=config.precision,
             log_with=None if config.tracker == "none" else config.tracker,
@@ -157,7 +169,6 @@ class _Run:
         )
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMA(objective, config.ema)
-        self.accelerator.register_for_checkpointing(self.ema)
         self.reporter = Reporter(folder, config.steps, config.batch_size, self.accelerator.is_main_process)
 
     def open(self, identity: dict[str, Any], resume: bool) -> int:
@@ -181,7 +192,10 @@ class _Run:
         start = 0
         if resume and checkpoints:
             self.accelerator.load_state(str(checkpoints[-1]))
+            self.ema.load_state_dict(load_file(checkpoints[-1] / _EMA_FILE))
             start = int(checkpoints[-1].name.removeprefix("step_"))
+        else:
+            set_seed(self.config.seed, device_specific=True)
         self.reporter.start_at(start)
         if self.config.tracker != "none":
             self.accelerator.init_trackers("tokenizers-mm")
@@ -197,6 +211,8 @@ class _Run:
             batch_size=None,
             num_workers=self.config.workers,
             collate_fn=_unchanged,
+            # Else it would draw its seed from the random numbers of the objective, again in every resumed run.
+            generator=torch.Generator(),
             persistent_workers=self.config.workers > 0,
         )
         stream = iter(loader)
@@ -248,7 +264,8 @@ class _Run:
         if self.config.tracker != "none":
             tracker = self.accelerator.get_tracker(self.config.tracker)
             if hasattr(tracker, "log_images"):
-                tracker.log_images({"picture": pixels[None]}, step=done, dataformats="NHWC")
+                layout = {"dataformats": "NHWC"} if self.config.tracker == "tensorboard" else {}
+                tracker.log_images({"picture": pixels[None]}, step=done, **layout)
 
     def save(self, done: int) -> None:
         """Write a checkpoint under a temporary name, then give it its own: a reader never sees half of one."""
@@ -257,6 +274,7 @@ class _Run:
         if self.accelerator.is_main_process:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            save_file(self.ema.state_dict(), partial / _EMA_FILE)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()

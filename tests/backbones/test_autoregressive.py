@@ -232,3 +232,25 @@ def test_bad_specs_and_codebooks_are_refused():
         Autoregressive(AutoregressiveConfig(), TokenSpec(image_size=(8, 8), grid=(2, 2), dim=4))
     with pytest.raises(ValueError, match=r"codebook_VD has shape \(5, 2\): expected one row for each of the 7 codes"):
         Autoregressive(AutoregressiveConfig(), RASTER, torch.randn(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_weight": -1.0}, r"text_weight=-1\.0"),
+        ({"classes": -1}, "classes=-1"),
+        ({"drop_condition": 1.5}, r"drop_condition=1\.5"),
+        ({"max_text": 0}, "max_text=0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AutoregressiveConfig(**options)
+
+
+def test_without_captions_every_parameter_is_trained():
+    model, tokens = build(text_weight=0.0, codebook=torch.randn(7, 3)), tokens_of(RASTER)
+    losses = model.loss(Batch(tokens, CAPTIONS))
+    assert set(losses) == {"image"}
+    losses["image"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -132,8 +132,8 @@ class _Run:
         self.images += len(image_BCHW)
         self.pixels += len(image_BCHW) * height * width
         self.tokens += len(image_BCHW) * tokens.data.shape[1]
-        self.hash.update(str(tuple(image_BCHW.shape[1:])).encode() * len(image_BCHW))
-        self.hash.update(to_uint8(image_BCHW).cpu().numpy().tobytes())
+        for pixels_CHW in to_uint8(image_BCHW).cpu().numpy():
+            self.hash.update(f"{pixels_CHW.shape}".encode() + pixels_CHW.tobytes())
 
     def _prepare(self, image_BCHW: Tensor) -> Tensor:
         """Images the tokenizer can take; `ValueError` says what to do about others."""

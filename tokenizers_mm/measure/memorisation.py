@@ -54,7 +54,8 @@ def nearest_distances(query_QF: Tensor, train_TF: Tensor, *, block: int = 1024) 
         raise ValueError(f"features have shapes {shapes}: expected [Q, F] and [T, F] of equal F, T at least 1")
     half_norm_T = train_TF.square().sum(1) / 2
     nearest = [(half_norm_T - part @ train_TF.T).argmin(1) for part in torch.split(query_QF, block)]
-    return torch.linalg.vector_norm(query_QF - train_TF[torch.cat(nearest)], dim=1)
+    distance_Q: Tensor = torch.linalg.vector_norm(query_QF - train_TF[torch.cat(nearest)], dim=1)
+    return distance_Q
 
 
 def memorisation(generated_QF: Tensor, train_TF: Tensor, test_QF: Tensor, *, copy_share: float = 0.05) -> Memorisation:

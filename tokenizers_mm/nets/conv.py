@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ class ConvConfig:
     attention_levels  levels with attention after every residual block; middle_attention  attention in the middle
     patch             pixels per side that are folded into channels before the first convolution (1: none). Cheap
                       resolution: everything runs on patch^2 times fewer positions
-    groups            groups of the group normalisation
+    norm              "group": group normalisation over `groups` groups and all positions, as the public checkpoints;
+                      "rms": over the channels of each position alone, so a position does not depend on the image size
     """
 
     channels: int = 128
@@ -35,6 +37,7 @@ class ConvConfig:
     attention_levels: tuple[int, ...] = ()
     middle_attention: bool = True
     patch: int = 1
+    norm: Literal["group", "rms"] = "group"
     groups: int = 32
     image_channels: int = 3
 
@@ -44,7 +47,7 @@ class ConvConfig:
             raise ValueError(
                 f"multipliers={self.multipliers}, blocks={self.blocks}, patch={self.patch}: every one at least 1"
             )
-        if self.channels < 1 or self.channels % self.groups:
+        if self.channels < 1 or (self.norm == "group" and self.channels % self.groups):
             raise ValueError(f"channels={self.channels}: expected a multiple of groups={self.groups}")
         if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
             raise ValueError(f"attention_levels={self.attention_levels}: levels are 0..{len(self.multipliers) - 1}")
@@ -55,21 +58,42 @@ class ConvConfig:
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
+class PositionNorm(nn.Module):
+    """Divide the channels of each position by their root mean square, then scale each channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        scale_B1HW = torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-6).to(x_BCHW.dtype)
+        out: Tensor = x_BCHW * scale_B1HW * self.weight
+        return out
+
+
+def normalisation(config: ConvConfig, channels: int) -> nn.Module:
+    """The configured normalisation layer."""
+    if config.norm == "rms":
+        return PositionNorm(channels)
+    return nn.GroupNorm(config.groups, channels, eps=1e-6)
+
+
 class ResBlock(nn.Module):
     """Normalise, SiLU, 3x3 convolution, twice; a 1x1 shortcut where the width changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+    def __init__(self, config: ConvConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-6)
+        self.norm1 = normalisation(config, in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-6)
+        self.norm2 = normalisation(config, out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H, W]."""
-        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        h_BCHW: Tensor = self.conv1(F.silu(self.norm1(x_BCHW)))
         h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
         skip_BCHW: Tensor = self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW
         return skip_BCHW + h_BCHW
@@ -78,9 +102,9 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Single-head self-attention over positions, added to its input."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, config: ConvConfig, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = normalisation(config, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -124,11 +148,11 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention where asked; then an optional resampling."""
 
-    def __init__(self, widths: list[int], attention: bool, groups: int) -> None:
+    def __init__(self, config: ConvConfig, widths: list[int], attention: bool) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
-        self.block = nn.ModuleList(ResBlock(a, b, groups) for a, b in pairs)
-        self.attn = nn.ModuleList(Attention(b, groups) for _, b in pairs if attention)
+        self.block = nn.ModuleList(ResBlock(config, a, b) for a, b in pairs)
+        self.attn = nn.ModuleList(Attention(config, b) for _, b in pairs if attention)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Run the level, resampling last."""
@@ -145,11 +169,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Residual block, attention, residual block at the coarsest resolution."""
 
-    def __init__(self, channels: int, attention: bool, groups: int) -> None:
+    def __init__(self, config: ConvConfig, channels: int) -> None:
         super().__init__()
-        self.block_1 = ResBlock(channels, channels, groups)
-        self.attn_1 = Attention(channels, groups) if attention else nn.Identity()
-        self.block_2 = ResBlock(channels, channels, groups)
+        self.block_1 = ResBlock(config, channels, channels)
+        self.attn_1 = Attention(config, channels) if config.middle_attention else nn.Identity()
+        self.block_2 = ResBlock(config, channels, channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -167,12 +191,12 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(c.image_channels * c.patch**2, c.channels, 3, padding=1)
         self.down = nn.ModuleList()
         for i, (width_in, width) in enumerate(zip([c.channels, *widths], widths, strict=False)):
-            level = Level([width_in] + [width] * c.blocks, i in c.attention_levels, c.groups)
+            level = Level(c, [width_in] + [width] * c.blocks, i in c.attention_levels)
             if i < len(widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
-        self.mid = Middle(widths[-1], c.middle_attention, c.groups)
-        self.norm_out = nn.GroupNorm(c.groups, widths[-1], eps=1e-6)
+        self.mid = Middle(c, widths[-1])
+        self.norm_out = normalisation(c, widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -193,14 +217,14 @@ class Decoder(nn.Module):
         self.patch = c.patch
         blocks = c.blocks + 1 if c.decoder_blocks is None else c.decoder_blocks
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], c.middle_attention, c.groups)
+        self.mid = Middle(c, widths[-1])
         self.up = nn.ModuleList()
         for i, (width, width_in) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            level = Level([width_in] + [width] * blocks, i in c.attention_levels, c.groups)
+            level = Level(c, [width_in] + [width] * blocks, i in c.attention_levels)
             if i > 0:
                 level.upsample = Upsample(width)
             self.up.append(level)
-        self.norm_out = nn.GroupNorm(c.groups, widths[0], eps=1e-6)
+        self.norm_out = normalisation(c, widths[0])
         self.conv_out = nn.Conv2d(widths[0], c.image_channels * c.patch**2, 3, padding=1)
 
     @property

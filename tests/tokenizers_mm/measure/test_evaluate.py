@@ -18,7 +18,7 @@ PROTOCOL = Protocol(reference="blocks", resize="none")
 
 
 class BlockMeans:
-    """The smallest tokenizer there is: the mean colour of each 4x4 block, on 8 levels a channel, one stream a channel."""
+    """The smallest tokenizer there is: the mean colour of each 4x4 block, a stream of 8 levels for each channel."""
 
     def __init__(self) -> None:
         self.spec = TokenSpec(image_size=(32, 32), grid=(8, 8), dim=3, codes=(8, 8, 8))
@@ -90,7 +90,7 @@ def test_figures_do_not_depend_on_the_batches() -> None:
     images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     distance = perceptual("lite0", stages=(0,), random_init=True)
     one = evaluate(BlockMeans(), [images], protocol=PROTOCOL, perceptual=distance)
-    many = evaluate(BlockMeans(), images.split(4), protocol=PROTOCOL, perceptual=distance)
+    many = evaluate(BlockMeans(), torch.split(images, 4), protocol=PROTOCOL, perceptual=distance)
     for a, b in zip(one.measurements, many.measurements, strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-5)
         assert a.protocol == b.protocol

@@ -32,18 +32,18 @@ def flat(level: float) -> Tensor:
 
 
 def test_psnr_by_hand() -> None:
-    assert psnr(flat(110), flat(100)).item() == pytest.approx(20 * math.log10(25.5), abs=1e-9)
+    assert psnr(flat(110), flat(100)).item() == pytest.approx(20 * math.log10(25.5), abs=1e-5)
     assert psnr(flat(100), flat(100)).item() == math.inf
 
 
 def test_rounding_is_what_it_says() -> None:
     image = flat(100.7)
-    assert levels(image).unique().tolist() == [101.0]
-    assert levels(image, "truncated").unique().tolist() == [100.0]
-    assert levels(image, "float").unique().item() == pytest.approx(100.7, abs=1e-9)
-    assert levels(flat(300)).unique().tolist() == [255.0]
+    assert set(levels(image).flatten().tolist()) == {101.0}
+    assert set(levels(image, "truncated").flatten().tolist()) == {100.0}
+    assert levels(image, "float")[0, 0, 0, 0].item() == pytest.approx(100.7, abs=1e-9)
+    assert set(levels(flat(300)).flatten().tolist()) == {255.0}
     assert psnr(image, flat(100), "truncated").item() == math.inf
-    assert psnr(image, flat(100)).item() == pytest.approx(20 * math.log10(255), abs=1e-9)
+    assert psnr(image, flat(100)).item() == pytest.approx(20 * math.log10(255), abs=1e-5)
 
 
 def test_the_target_is_never_truncated() -> None:

@@ -1,0 +1,35 @@
+# Every target needs nothing but Python 3.11 and pip: the first one that runs makes .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check bench slow clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
+
+demo: .venv/ready ## pixels to tokens to pictures in about ten minutes; writes demo/index.html
+	$(BIN)/tmm demo --out demo
+
+test: .venv/ready ## all tests but the slow ones
+	$(BIN)/python -m pytest -q -m "not slow"
+
+slow: .venv/ready ## learning runs that take minutes
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/ready ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready ## timed comparisons, interleaved, parity first
+	$(BIN)/python -m pytest -q benchmarks --benchmark-only
+
+.venv/ready: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	touch $@
+
+clean: ## remove everything that make made
+	rm -rf .venv demo runs dist

@@ -1,0 +1,182 @@
+"""Console script `tmm`: drives every floor. Each command is a thin door to a function with the same arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+app = typer.Typer(
+    help="Image tokenizers and the backbones that consume them: train, measure, store, sample.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+TokenizerFolder = Annotated[Path, typer.Argument(help="Run folder, or the tokenizer folder inside it.")]
+ImageFolderPath = Annotated[Path, typer.Argument(help="Folder of jpg, png or webp files; searched recursively.")]
+Size = Annotated[
+    int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
+]
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line on stderr and exit status 1, not a traceback."""
+    try:
+        app()
+    except (ValueError, ModuleNotFoundError, FileNotFoundError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}")
+        raise SystemExit(1) from None
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from recipes.recipe import packaged_recipes
+
+    for name, path in packaged_recipes().items():
+        console.print(f"[bold]{name:24}[/] {path.read_text().splitlines()[0].lstrip('# ')}", highlight=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one (see `tmm recipes`).")],
+    out: Annotated[Path, typer.Option(help="Run folder: result, history, pictures, checkpoints.")],
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Override: path.to.key=value (repeatable).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
+) -> None:
+    """Train a tokenizer or a generator. Several processes: `accelerate launch -m recipes.cli train ...`."""
+    from recipes.recipe import load_recipe
+    from recipes.train import run
+
+    console.print(f"saved {run(load_recipe(recipe, assign), out, resume=resume)}")
+
+
+@app.command("eval")
+def evaluate_command(
+    tokenizer: TokenizerFolder,
+    images: Annotated[str, typer.Argument(help="Image folder, or `photos`: the held-out photographs.")],
+    size: Size = None,
+    perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many images.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
+) -> None:
+    """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL."""
+    from recipes.evaluate import evaluate_images
+
+    result = evaluate_images(
+        resolve(tokenizer, "tokenizer"), images, size=size, perceptual_name=perceptual, limit=limit
+    )
+    console.print(result.table(str(tokenizer)))
+    if json_file:
+        json_file.write_text(result.to_json() + "\n")
+
+
+@app.command()
+def encode(
+    tokenizer: TokenizerFolder,
+    images: ImageFolderPath,
+    out: Annotated[Path, typer.Option(help="Token store to write, or to finish.")],
+    size: Size = None,
+    batch_size: Annotated[int, typer.Option(help="Images per encoder call.")] = 32,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1024,
+) -> None:
+    """Encode an image folder into a token store; bad images are listed, a second run adds what is missing."""
+    from tokenizers_mm import fingerprint, load
+    from tokenizers_mm.data.encode import encode_folder
+    from tokenizers_mm.data.images import Preprocess
+
+    model = load(resolve(tokenizer, "tokenizer"))
+    with Progress(console=console) as progress:
+        task = progress.add_task("encode")
+        report = encode_folder(
+            model,
+            fingerprint(model),
+            images,
+            out,
+            preprocess=Preprocess(size, model.downsampling),
+            batch_size=batch_size,
+            shard_size=shard_size,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    console.print(
+        f"{report.inputs} images = {report.encoded} encoded + {report.quarantined} quarantined "
+        f"+ {report.skipped} already there",
+        highlight=False,
+    )
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="Token store.")]) -> None:
+    """Check every byte of a token store; exit status 1 when anything is wrong."""
+    from tokenizers_mm.data.verify import verify as verify_store
+
+    report = verify_store(store)
+    for problem in report.problems:
+        console.print(f"[red]{_plain(problem)}[/]")
+    console.print(
+        f"{report.shards} shards, {report.encoded} encoded, {report.quarantined} quarantined: "
+        f"{'whole' if report.ok else f'{len(report.problems)} problems'}",
+        highlight=False,
+    )
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def sample(
+    generator: Annotated[Path, typer.Argument(help="Run folder, or the generator folder inside it.")],
+    tokenizer: TokenizerFolder,
+    captions: Annotated[list[str], typer.Argument(help="One image is drawn per caption (or per class number).")],
+    out: Annotated[Path, typer.Option(help="PNG to write: the images side by side.")],
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 2.0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+) -> None:
+    """Draw images for captions."""
+    from recipes.sample import sample_images, save_strip
+
+    images = sample_images(
+        resolve(generator, "generator"), resolve(tokenizer, "tokenizer"), captions, guidance=guidance, seed=seed
+    )
+    save_strip(images, out)
+    console.print(f"wrote {out}")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="shapes (captioned shapes) or photos (the bundled photographs).")],
+    out: Annotated[Path, typer.Option(help="Image folder to write.")],
+    count: Annotated[int, typer.Option(help="Number of shapes.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed of the shapes.")] = 0,
+) -> None:
+    """Write a data set that needs no download as an image folder."""
+    from recipes.datasets import write_dataset
+
+    console.print(f"wrote {write_dataset(name, out, count=count, seed=seed)} images to {out}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="A few steps of everything: checks the path, learns nothing.")] = False,
+) -> None:
+    """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
+    from recipes.demo import run_demo
+
+    console.print(f"open {run_demo(out, quick=quick)}")
+
+
+def resolve(folder: Path, part: str) -> Path:
+    """The tokenizer/ or generator/ folder of a run folder; any other folder as it is."""
+    return folder / part if (folder / part / "config.json").exists() else folder
+
+
+def _plain(message: object) -> str:
+    return str(message).replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

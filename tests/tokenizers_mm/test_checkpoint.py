@@ -1,0 +1,175 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tokenizers_mm import AutoencoderConfig, build_autoencoder, checkpoint, fingerprint, load, save
+from tokenizers_mm.checkpoint import CheckpointError
+from tokenizers_mm.nets.conv import ConvConfig
+
+NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
+BOTTLENECKS = [{"kind": "gaussian", "dim": 3}, {"kind": "vq", "size": 8, "dim": 3}, {"kind": "fsq", "levels": [8, 5]}]
+IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def model_of(bottleneck=BOTTLENECKS[0]):
+    model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=bottleneck, net=NET))
+    model(IMAGE)
+    model.eval().calibrate([IMAGE])
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save(model_of(), tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS, ids=lambda b: b["kind"])
+def test_round_trip(tmp_path, bottleneck):
+    model = model_of(bottleneck)
+    save(model, tmp_path / "new" / "tokenizer")
+    again = load(tmp_path / "new" / "tokenizer")
+    assert not again.training
+    assert fingerprint(again) == fingerprint(model)
+    assert again.spec == model.spec
+    assert torch.equal(again.encode(IMAGE).data, model.encode(IMAGE).data)
+    assert torch.equal(again.decode(again.encode(IMAGE)), model.decode(model.encode(IMAGE)))
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["tokenizer"]
+
+
+def test_fingerprint_changes_with_one_bit_and_with_the_configuration():
+    model = model_of()
+    seen = {fingerprint(model)}
+    for value in model.state_dict().values():
+        before = value.clone()
+        value.view(-1).view(torch.int32)[-1] ^= 1
+        seen.add(fingerprint(model))
+        value.copy_(before)
+    assert len(seen) == 1 + len(model.state_dict())
+    assert fingerprint(model) in seen
+    model.config = replace(model.config, image_size=(32, 32))
+    assert fingerprint(model) not in seen
+
+
+def test_fingerprint_of_low_precision_weights():
+    assert fingerprint(model_of().bfloat16()) != fingerprint(model_of())
+
+
+def test_saving_again_replaces(saved):
+    other = model_of(BOTTLENECKS[1])
+    save(other, saved)
+    assert fingerprint(load(saved)) == fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"notes.txt": "mine"},
+        {"config.json": '{"model_type": "bert"}', "model.safetensors": "weights of another project"},
+        {"config.json": "not JSON"},
+    ],
+    ids=["notes", "another project's model", "damaged"],
+)
+def test_foreign_folders_are_not_overwritten(tmp_path, files):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(CheckpointError, match=r"mine.* choose another folder"):
+        save(model_of(), folder)
+    assert {p.name: p.read_text() for p in folder.iterdir()} == files
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_beside_the_tokenizer_is_not_deleted(saved):
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"notes.txt.* choose another folder"):
+        save(model_of(), saved)
+    assert (saved / "notes.txt").read_text() == "mine"
+    load(saved)
+
+
+def test_a_file_in_the_way_is_not_overwritten(tmp_path):
+    (tmp_path / "tokenizer").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"tokenizer is a file: choose another name"):
+        save(model_of(), tmp_path / "tokenizer")
+    assert (tmp_path / "tokenizer").read_text() == "mine"
+
+
+def test_interrupted_saving_leaves_the_old_tokenizer(saved, monkeypatch):
+    before = fingerprint(load(saved))
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save(model_of(BOTTLENECKS[1]), saved)
+    assert fingerprint(load(saved)) == before
+    monkeypatch.undo()
+    save(model_of(BOTTLENECKS[1]), saved)
+    assert [p.name for p in saved.parent.iterdir()] == ["tokenizer"]
+
+
+def edit_weights(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def edit_config(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, r"config.json: cannot be read \(No such file.*`tmm train`"),
+    "no config": (lambda f: (f / "config.json").unlink(), r"config.json: cannot be read \(No such file"),
+    "not JSON": (lambda f: (f / "config.json").write_text("{"), r"config.json: not JSON .*save the tokenizer again"),
+    "not text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{"), r"config.json: not JSON"),
+    "a list": (lambda f: (f / "config.json").write_text("[]"), r"config.json: expected format 'tokenizers-mm/1'"),
+    "another format": (
+        lambda f: edit_config(f, lambda c: c.update(format="tokenizers-mm/9")),
+        r"config.json: expected format 'tokenizers-mm/1' and kind 'autoencoder', found .*tokenizers-mm/9",
+    ),
+    "unknown key": (
+        lambda f: edit_config(f, lambda c: c["model"].update(zchannels=3)),
+        r"config.json.zchannels = 3: unknown key \(did you mean z_channels\?\)",
+    ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model.safetensors: cannot be read as safetensors"),
+    "truncated": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        r"model.safetensors: cannot be read as safetensors .*copy or save it again",
+    ),
+    "missing key": (
+        lambda f: edit_weights(f, lambda s: s.pop("quant_conv.bias")),
+        r"model.safetensors does not fit its config.json; missing keys: quant_conv.bias",
+    ),
+    "unexpected key": (
+        lambda f: edit_weights(f, lambda s: s.update(extra=torch.zeros(1))),
+        r"does not fit its config.json; unexpected keys: extra",
+    ),
+    "wrong shape": (
+        lambda f: edit_weights(f, lambda s: s.update({"quant_conv.bias": torch.zeros(7)})),
+        r"does not fit its config.json; wrong shapes: quant_conv.bias \(7,\) \(expected \(6,\)\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(saved, damage):
+    break_it, message = DAMAGES[damage]
+    break_it(saved)
+    with pytest.raises(ValueError, match=message):
+        load(saved)
+
+
+def test_long_lists_of_keys_are_cut(saved):
+    edit_weights(saved, lambda state: [state.pop(name) for name in list(state) if name.startswith("encoder.mid")])
+    with pytest.raises(CheckpointError, match=r"missing keys: encoder.mid\S+, \S+, \S+, \S+ and \d+ more$"):
+        load(saved)
