@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 app = typer.Typer(
@@ -28,8 +29,8 @@ def main() -> None:
     """Run a command; a user's mistake is one line on stderr and exit status 1, not a traceback."""
     try:
         app()
-    except (ValueError, ModuleNotFoundError, FileNotFoundError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(error)}")
+    except (ValueError, ModuleNotFoundError, OSError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         raise SystemExit(1) from None
 
 
@@ -39,7 +40,7 @@ def recipes() -> None:
     from recipes.recipe import packaged_recipes
 
     for name, path in packaged_recipes().items():
-        console.print(f"[bold]{name:24}[/] {path.read_text().splitlines()[0].lstrip('# ')}", highlight=False)
+        print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
 
 
 @app.command()
@@ -53,7 +54,7 @@ def train(
     from recipes.recipe import load_recipe
     from recipes.train import run
 
-    console.print(f"saved {run(load_recipe(recipe, assign), out, resume=resume)}")
+    print(f"saved {run(load_recipe(recipe, assign), out, resume=resume)}")
 
 
 @app.command("eval")
@@ -62,7 +63,7 @@ def evaluate_command(
     images: Annotated[str, typer.Argument(help="Image folder, or `photos`: the held-out photographs.")],
     size: Size = None,
     perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
-    limit: Annotated[int | None, typer.Option(help="Use only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
     """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL."""
@@ -73,6 +74,7 @@ def evaluate_command(
     )
     console.print(result.table(str(tokenizer)))
     if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(result.to_json() + "\n")
 
 
@@ -103,10 +105,9 @@ def encode(
             shard_size=shard_size,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    console.print(
+    print(
         f"{report.inputs} images = {report.encoded} encoded + {report.quarantined} quarantined "
-        f"+ {report.skipped} already there",
-        highlight=False,
+        f"+ {report.skipped} already there"
     )
 
 
@@ -117,11 +118,10 @@ def verify(store: Annotated[Path, typer.Argument(help="Token store.")]) -> None:
 
     report = verify_store(store)
     for problem in report.problems:
-        console.print(f"[red]{_plain(problem)}[/]")
-    console.print(
+        print(problem)
+    print(
         f"{report.shards} shards, {report.encoded} encoded, {report.quarantined} quarantined: "
-        f"{'whole' if report.ok else f'{len(report.problems)} problems'}",
-        highlight=False,
+        f"{'whole' if report.ok else f'{len(report.problems)} problems'}"
     )
     raise typer.Exit(0 if report.ok else 1)
 
@@ -142,7 +142,7 @@ def sample(
         resolve(generator, "generator"), resolve(tokenizer, "tokenizer"), captions, guidance=guidance, seed=seed
     )
     save_strip(images, out)
-    console.print(f"wrote {out}")
+    print(f"wrote {out}")
 
 
 @app.command()
@@ -155,7 +155,7 @@ def data(
     """Write a data set that needs no download as an image folder."""
     from recipes.datasets import write_dataset
 
-    console.print(f"wrote {write_dataset(name, out, count=count, seed=seed)} images to {out}")
+    print(f"wrote {write_dataset(name, out, count=count, seed=seed)} images to {out}")
 
 
 @app.command()
@@ -166,16 +166,12 @@ def demo(
     """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
     from recipes.demo import run_demo
 
-    console.print(f"open {run_demo(out, quick=quick)}")
+    print(f"open {run_demo(out, quick=quick)}")
 
 
 def resolve(folder: Path, part: str) -> Path:
     """The tokenizer/ or generator/ folder of a run folder; any other folder as it is."""
     return folder / part if (folder / part / "config.json").exists() else folder
-
-
-def _plain(message: object) -> str:
-    return str(message).replace("[", r"\[")
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ class Findings:
         return self[path].value
 
     def targets(self) -> tuple[int, int]:
-        """How many targets were reached, of how many."""
-        outcomes = [figure.reached for figure in self.figures.values() if figure.reached is not None]
-        return sum(outcomes), len(outcomes)
+        """How many targets were reached, of how many; controls, which must fail to be good, are not among them."""
+        outcomes = [figure.reached for path, figure in self.figures.items() if not path.startswith("control/")]
+        return sum(outcome is True for outcome in outcomes), sum(outcome is not None for outcome in outcomes)
 
     def to_json(self) -> str:
         """JSON with `reached` spelled out for every figure; `from_json` is its inverse."""

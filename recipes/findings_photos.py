@@ -32,7 +32,7 @@ TOKENIZERS = ("fsq", "vae")
 CODECS: tuple[Codec, ...] = ("jpeg", "webp")
 PHOTO_TARGETS = {("china", "fsq"): 20.0, ("flower", "fsq"): 25.5, ("china", "vae"): 21.5, ("flower", "vae"): 29.0}
 _REFERENCE = "photographs of scikit-learn, held out, whole"
-# Measurements of `evaluate` -> (path, unit is a share of 100)
+# Measurements of `evaluate`: the rate of each tokenizer; path, unit and factor of what its codes look like.
 _RATES = {"fsq": "Rate per pixel", "vae": "KL per pixel"}
 _CODE_FIGURES = {
     "Code usage": ("usage", "share", 0.01),
@@ -86,10 +86,9 @@ def _measure_tokenizer(
         save_picture(folder, f"{photo}_tokens", false_colour(tokens.codes_BNS[0, :, 0].reshape(tokens.grid).numpy()))  # type: ignore[arg-type]
         for measure, (end, unit, factor) in _CODE_FIGURES.items():
             figure = result[measure]
-            figures[f"{path}/{end}"] = Figure(
-                value=factor * figure.value, unit=unit, protocol=record, note=figure.note
-            )
+            figures[f"{path}/{end}"] = Figure(value=factor * figure.value, unit=unit, protocol=record, note=figure.note)
         figures[f"{path}/tokens"] = Figure(value=tokens.data.shape[1], unit="tokens", protocol=record)
+        figures[f"{path}/vocabulary"] = Figure(value=model.spec.codes[0], unit="codes", protocol=record)
     last = result[network.name if network else "PSNR"].protocol  # the record that names the network, if there is one
     protocol = {"tokenizer": fingerprint(model), **asdict(last), "rate": _rate_words(name, nominal)}
     return Findings(figures=figures, protocols={record: protocol})

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+_TMM = (sys.executable, "-m", "recipes.cli")
 _POLL_SECONDS = 0.3
 _PLAIN_SECONDS = 30
 
@@ -110,7 +111,7 @@ class _Queue:
             process.wait()
 
     def _start(self, name: str) -> None:
-        command = [sys.executable, "-m", "recipes.cli", *self.jobs[name].arguments]
+        command = [*_TMM, *self.jobs[name].arguments]
         with (self.log_folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
         self.running[name] = process, time.monotonic()
@@ -124,11 +125,8 @@ class _Queue:
         history = self.jobs[name].history
         if history is None or not history.exists():
             return None
-        lines = history.read_text().splitlines()
-        try:
-            row: dict[str, float] = json.loads(lines[-1])
-        except (IndexError, json.JSONDecodeError):  # nothing there yet, or a line in the making
-            return None
+        lines = history.read_text().split("\n")[:-1]  # whole lines only: the last may be in the making
+        row: dict[str, float] | None = json.loads(lines[-1]) if lines else None
         return row
 
     def _steps_done(self, name: str) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field
 
+import backbones
+import quantizers
 from tokenizers_mm.autoencoder import AutoencoderConfig
-from tokenizers_mm.config import ConfigError, override, parse, read_yaml
+from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
 from tokenizers_mm.data.photos import training_photos
 from tokenizers_mm.data.shapes import Shapes
 from tokenizers_mm.data.sources import ImageArrays, ImageFolder, RandomCrops, Source
@@ -27,6 +29,10 @@ class PhotoCrops:
     crop: int = 64
     max_downscale: int = 2
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no crop can have."""
+        _require_positive(self, "crop", "max_downscale")
+
     def source(self) -> Source:
         """Build the source."""
         return RandomCrops(list(training_photos().values()), self.crop, max_downscale=self.max_downscale)
@@ -41,6 +47,10 @@ class ShapeImages:
     seed: int = 0
     image_size: int = 32
 
+    def __post_init__(self) -> None:
+        """Refuse an empty data set."""
+        _require_positive(self, "count", "image_size")
+
     def source(self) -> Source:
         """Build the source."""
         return ImageArrays(Shapes(self.count, self.seed, "train", image_size=self.image_size).images)
@@ -54,6 +64,10 @@ class FolderImages:
     size: int
     kind: Literal["folder"] = "folder"
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a size that no image can have."""
+        _require_positive(self, "size")
 
     def source(self) -> Source:
         """Build the source; `ValueError` for a folder without images."""
@@ -73,6 +87,10 @@ class TokenizerRecipe:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     kind: Literal["tokenizer"] = "tokenizer"
 
+    def __post_init__(self) -> None:
+        """Refuse a bottleneck that cannot be built before anything is read or written."""
+        build(quantizers.KINDS, self.model.bottleneck, "model.bottleneck")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
@@ -87,6 +105,15 @@ class GeneratorRecipe:
     train: TrainConfig
     kind: Literal["generator"] = "generator"
 
+    def __post_init__(self) -> None:
+        """Refuse unknown kinds and options before anything is read or written; options become typed and complete."""
+        kind = str(self.model.get("kind"))
+        if kind not in backbones.KINDS:
+            raise ConfigError(f"model.kind = {kind}: expected one of {', '.join(backbones.KINDS)}")
+        options = {name: value for name, value in self.model.items() if name != "kind"}
+        config = parse(get_type_hints(backbones.KINDS[kind].__init__)["config"], options, "model")
+        object.__setattr__(self, "model", {"kind": kind} | asdict(config))
+
 
 Recipe = TokenizerRecipe | GeneratorRecipe
 
@@ -99,9 +126,10 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
     path = find_recipe(name)
     data = override(read_yaml(path), assignments or [])
     schemas: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "generator": GeneratorRecipe}
-    if data.get("kind") not in schemas:
-        raise ConfigError(f"{path}: kind = {data.get('kind')!r}: expected one of {', '.join(schemas)}")
-    return parse(schemas[data["kind"]], data, str(path))
+    kind = str(data.get("kind"))
+    if kind not in schemas:
+        raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(schemas)}")
+    return parse(schemas[kind], data, str(path))
 
 
 def find_recipe(name: str) -> Path:
@@ -120,3 +148,9 @@ def packaged_recipes() -> dict[str, Path]:
     return {
         path.stem: path for folder in ("tokenizers", "systems") for path in sorted((_FOLDER / folder).glob("*.yaml"))
     }
+
+
+def _require_positive(data: object, *names: str) -> None:
+    for name in names:
+        if getattr(data, name) < 1:
+            raise ValueError(f"{name}={getattr(data, name)}: expected at least 1")

@@ -12,8 +12,11 @@ from torch import Tensor
 
 import backbones
 from tokenizers_mm.api import Condition
-from tokenizers_mm.checkpoint import load
+from tokenizers_mm.checkpoint import fingerprint, load
 from tokenizers_mm.data.images import to_uint8
+
+# Beside a trained generator: the fingerprint of the tokenizer whose tokens it learned.
+TOKENIZER_FILE = "tokenizer.sha256"
 
 
 def sample_images(
@@ -28,6 +31,12 @@ def sample_images(
         raise ValueError(
             f"{generator} draws tokens of {model.spec}, but {tokenizer} decodes {codec.spec}: "
             "use the tokenizer that encoded the training data"
+        )
+    learned = generator / TOKENIZER_FILE
+    if learned.exists() and learned.read_text().strip() != fingerprint(codec):
+        raise ValueError(
+            f"{generator} learned the tokens of tokenizer {learned.read_text().strip()}, but {tokenizer} is tokenizer "
+            f"{fingerprint(codec)}: use the tokenizer that encoded the training data"
         )
     condition: Condition = conditions
     if model.config.classes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import backbones
 from backbones import Autoregressive, Flow
 from recipes.recipe import GeneratorRecipe, Recipe, TokenizerRecipe
+from recipes.sample import TOKENIZER_FILE
 from tokenizers_mm.api import Batch
 from tokenizers_mm.autoencoder import Autoencoder, build_autoencoder, start_linear
 from tokenizers_mm.checkpoint import save
@@ -56,7 +58,8 @@ def train_tokenizer(recipe: TokenizerRecipe, folder: Path, *, resume: bool = Fal
     )
     tokenizer.cpu().eval()
     tokenizer.calibrate(_calibration(source))
-    save(tokenizer, folder / "tokenizer")
+    if _first_process():
+        save(tokenizer, folder / "tokenizer")
     return tokenizer
 
 
@@ -67,7 +70,10 @@ def train_generator(recipe: GeneratorRecipe, folder: Path, *, resume: bool = Fal
     options = {name: value for name, value in recipe.model.items() if name != "kind"}
     generator = backbones.build(str(recipe.model.get("kind")), options, tokens.spec, tokens.codebook_VD)
     train(_GeneratorObjective(generator), tokens, recipe.train, folder, recipe=asdict(recipe), resume=resume)
-    backbones.save(generator.cpu().eval(), folder / "generator")
+    generator.cpu().eval()
+    if _first_process():
+        backbones.save(generator, folder / "generator")
+        (folder / "generator" / TOKENIZER_FILE).write_text(tokens.fingerprint + "\n")
     return generator
 
 
@@ -80,6 +86,11 @@ class _GeneratorObjective(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         return Losses(self.generator.loss(batch), {})
+
+
+def _first_process() -> bool:
+    """Of those `accelerate launch` started; the process group itself is gone after training."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _reconstructions(tokenizer: Autoencoder, source: Source) -> Picture:
@@ -98,9 +109,7 @@ def _reconstructions(tokenizer: Autoencoder, source: Source) -> Picture:
     return picture
 
 
-def _calibration(source: Source) -> list[Tensor]:
-    """Images that the latent statistics are measured on: the same ones every time."""
-    return [
-        source.batch(draws_for(len(source), 1, start, _CALIBRATION_BATCH))
-        for start in range(0, _CALIBRATION_IMAGES, _CALIBRATION_BATCH)
-    ]
+def _calibration(source: Source) -> Iterator[Tensor]:
+    """Images that the latent statistics are measured on: the same ones every time, fetched only where needed."""
+    for start in range(0, _CALIBRATION_IMAGES, _CALIBRATION_BATCH):
+        yield source.batch(draws_for(len(source), 1, start, _CALIBRATION_BATCH))

@@ -205,8 +205,9 @@ def _spread(deviation_K: Tensor) -> Tensor:
     """
     place_K = torch.arange(len(deviation_K), device=deviation_K.device)
     dct_KK = torch.cos(math.pi * (place_K[:, None] + 0.5) * place_K / len(place_K))
-    mixed_KK = dct_KK / dct_KK.norm(dim=0) / deviation_K.sqrt()
-    return mixed_KK / (mixed_KK * deviation_K).norm(dim=1, keepdim=True)
+    mixed_KK = dct_KK / torch.linalg.vector_norm(dct_KK, dim=0) / deviation_K.sqrt()
+    spread_KK: Tensor = mixed_KK / torch.linalg.vector_norm(mixed_KK * deviation_K, dim=1, keepdim=True)
+    return spread_KK
 
 
 def _set_linear(layer: nn.Conv2d, weight_OP: Tensor, bias_O: Tensor) -> None:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tokenizers_mm.data.sources import Draw, Source, draws_for
+from tokenizers_mm.data.loader import Positions, micro_batches
+from tokenizers_mm.data.sources import Source
 from tokenizers_mm.ema import EMA
 from tokenizers_mm.progress import Reporter
 
@@ -204,18 +204,16 @@ class _Run:
 
     def batches(self, start: int) -> Iterator[list[Any]]:
         """This process's micro-batches of every step from `start` on."""
-        positions = _Positions(len(self.source), self.config, start, self.micro_size, self.accelerator)
-        loader: DataLoader[Any] = DataLoader(
-            _Fetch(self.source),
-            sampler=positions,
-            batch_size=None,
-            num_workers=self.config.workers,
-            collate_fn=_unchanged,
-            # Else it would draw its seed from the random numbers of the objective, again in every resumed run.
-            generator=torch.Generator(),
-            persistent_workers=self.config.workers > 0,
+        positions = Positions(
+            seed=self.config.seed,
+            steps=self.config.steps,
+            batch_size=self.config.batch_size,
+            accumulate=self.config.accumulate,
+            micro_size=self.micro_size,
+            process=self.accelerator.process_index,
+            processes=self.accelerator.num_processes,
         )
-        stream = iter(loader)
+        stream = micro_batches(self.source, positions, start, workers=self.config.workers)
         for _ in range(start, self.config.steps):
             yield [next(stream).to(self.accelerator.device) for _ in range(self.config.accumulate)]
 
@@ -298,34 +296,6 @@ class _Run:
             f"{kept[-1] if kept else 'none yet'}. "
             f"Lower learning_rate (now {self.config.learning_rate}) or check the data"
         )
-
-
-class _Positions(Sampler[list[Draw]]):
-    """The draws of each micro-batch of this process, from a step on."""
-
-    def __init__(self, length: int, config: TrainConfig, start: int, size: int, accelerator: Accelerator) -> None:
-        self.length, self.config, self.start, self.size = length, config, start, size
-        self.process, self.processes = accelerator.process_index, accelerator.num_processes
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for step in range(self.start, self.config.steps):
-            for micro in range(self.config.accumulate):
-                first = step * self.config.batch_size + (micro * self.processes + self.process) * self.size
-                yield draws_for(self.length, self.config.seed, first, self.size)
-
-
-class _Fetch(Dataset[Any]):
-    """Lets DataLoader workers fetch whole batches."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-
-    def __getitem__(self, draws: list[Draw]) -> Any:
-        return self.source.batch(draws)
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
 
 
 def _checkpoints(folder: Path) -> list[Path]:

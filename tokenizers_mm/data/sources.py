@@ -90,7 +90,7 @@ class ImageArrays:
 
 
 class RandomCrops:
-    """Random square crops of a few photographs; every pixel of every photograph is about equally likely.
+    """Random square crops of a few photographs; every photograph is equally likely, whatever its size.
 
     photos           uint8 [H, W, 3] each, at least crop x crop pixels
     crop             side of a crop in pixels
@@ -120,10 +120,8 @@ class RandomCrops:
                 raise ValueError(
                     f"photo {number} is {photo.dtype} {photo.shape}: expected uint8 [H, W, 3], sides >= crop={crop}"
                 )
-        areas = np.array([photo.shape[0] * photo.shape[1] for photo in photos], dtype=np.float64)
         self.photos, self.crop, self.draws_per_epoch = list(photos), crop, draws_per_epoch
         self.flip, self.colour, self.max_downscale = flip, colour, max_downscale
-        self._cumulative = np.cumsum(areas / areas.sum())
 
     def __len__(self) -> int:
         return self.draws_per_epoch
@@ -136,7 +134,7 @@ class RandomCrops:
         return torch.from_numpy(crops)
 
     def _crop(self, rng: np.random.Generator) -> Floats:
-        photo = self.photos[min(int(np.searchsorted(self._cumulative, rng.random(), "right")), len(self.photos) - 1)]
+        photo = self.photos[int(rng.integers(len(self.photos)))]
         factor = int(rng.integers(1, min(self.max_downscale, min(photo.shape[:2]) // self.crop) + 1))
         side = self.crop * factor
         top, left = (int(rng.integers(0, have - side + 1)) for have in photo.shape[:2])

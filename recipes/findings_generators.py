@@ -1,0 +1,236 @@
+"""Generators on captioned shapes: what they write, what they draw, how varied it is, and whether it is copied.
+
+Shape letters: B batch, N images, A attributes, C, H, W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import backbones
+from backbones import Autoregressive, Flow
+from recipes.figures import Example, Figure, Findings, merge
+from recipes.findings_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
+from tokenizers_mm.autoencoder import Autoencoder
+from tokenizers_mm.checkpoint import fingerprint, load
+from tokenizers_mm.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
+from tokenizers_mm.measure.judge import accuracy
+from tokenizers_mm.measure.memorisation import COPIES_ALLOWED, RATIO_RANGE, Memorisation, memorisation
+
+__all__ = ["GENERATORS", "SAMPLING", "measure_captions", "measure_copies_control", "measure_generator"]
+
+# Generator -> tokenizer that its tokens belong to.
+GENERATORS = {"ar": "fsq", "flow": "vae"}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "ar": {"guidance": 2.0, "temperature": 1.0, "top_p": 0.9},
+    "flow": {"guidance": 2.0, "steps": 20, "solver": "euler"},
+}
+OF_CEILING, SHAPE_AIM = 0.9, 0.75
+CAPTION_GATES = {"seen": 0.90, "heldout": 0.80}
+DIVERSITY_RANGE = (0.5, 2.0)
+_SEEDS = {"seen": (103, "train"), "heldout": (104, "heldout")}
+_DIVERSE_HALF, _DIVERSE_IMAGES = 4, 16  # captions of each split, images of each caption
+_SHOWN_HALF, _NULL_IMAGES = 8, 128
+_CONTROL_RATIO = 0.1
+_LONGEST = 1 + max(len(" ".join(words)) for words in product(*ATTRIBUTES.values()))
+
+
+def fresh(count: int) -> dict[str, Shapes]:
+    """Images nobody has seen: of combinations that were trained on, and of combinations held out."""
+    return {name: Shapes(count, seed, split) for name, (seed, split) in _SEEDS.items()}  # type: ignore[arg-type]
+
+
+def measure_captions(folder: Path, samples: int, progress: Callable[[str], None]) -> Findings:
+    """Image -> caption by the autoregressive generator, greedily, on `samples` fresh images of each split."""
+    progress(f"shapes_ar: writes captions of {samples} seen and {samples} held-out combinations")
+    artist, record = _load(folder, "ar"), "Captions written"
+    if not isinstance(artist.generator, Autoregressive):
+        raise ValueError(f"{folder / 'shapes_ar'}: holds a {artist.generator.kind} generator, which writes no captions")
+    figures, pictures = {}, []
+    examples: list[Example] = []
+    for split, shapes in fresh(samples).items():
+        image_BCHW = as_images(shapes)
+        written = artist.generator.caption(artist.codec.encode(image_BCHW), max_length=_LONGEST)
+        right = [a == b for a, b in zip(written, shapes.captions, strict=True)]
+        gate = CAPTION_GATES[split]
+        figures[f"captions/{split}"] = Figure(value=_mean(right), unit="share", protocol=record, at_least=gate)
+        if split == "seen":
+            figures["control/captions/joint"] = _shuffled_captions(written, shapes.captions, record)
+        rows = [Example(caption=a, read=b, right=a == b) for a, b in zip(shapes.captions, written, strict=True)]
+        examples += rows[:_SHOWN_HALF]
+        pictures.append(image_BCHW[:_SHOWN_HALF])
+    save_stack(folder, "captions", torch.cat(pictures))
+    protocol = {
+        "generator": str(artist.generator.config),
+        "tokenizer": fingerprint(artist.codec),
+        "images": _images_words(samples),
+        "match": "greedy caption equal to the true one, every byte",
+        "control": "the same captions against those of other images",
+    }
+    return Findings(figures=figures, protocols={record: protocol}, examples={"captions": examples})
+
+
+def _shuffled_captions(written: Sequence[str], captions: Sequence[str], record: str) -> Figure:
+    other = np.random.default_rng(0).permutation(np.array(captions))
+    value = _mean([a == b for a, b in zip(written, other.tolist(), strict=True)])
+    high = chance_range(1 / len(COMBINATIONS), len(written))[1]
+    return Figure(value=value, unit="share", protocol=record, at_most=high)
+
+
+def measure_generator(
+    folder: Path, name: str, samples: int, bench: Bench, ceiling: Findings, progress: Callable[[str], None]
+) -> Findings:
+    """Caption -> image by run shapes_NAME: accuracy, controls, diversity and memorisation.
+
+    ceiling  what `measure_tokenizer` found about the tokenizer that decodes the samples
+    """
+    progress(f"shapes_{name}: draws {samples} pictures, half of them of held-out combinations")
+    artist, halves = _load(folder, name), fresh(samples // 2)
+    captions = [caption for shapes in halves.values() for caption in shapes.captions]
+    target_NA = np.concatenate([shapes.attributes for shapes in halves.values()])
+    image_BCHW = artist.draw(captions)
+    read_NA = bench.judge.predict(image_BCHW)
+    record = f"Shapes drawn, {name}"
+    protocol = artist.protocol() | {
+        "captions": _images_words(samples // 2),
+        "samples": f"{samples}, none left out",
+        "target": f"{OF_CEILING:.0%} of what the judge reads from reconstructions, taken as at least {CEILING_GATE:.0%}",
+        "judge": bench.judge_words,
+        "diversity": f"pixel variance of {_DIVERSE_IMAGES} images of one caption, over that of real ones; "
+        f"{2 * _DIVERSE_HALF} captions",
+        "distance": "to the nearest training image in the judge's features, median, over that of fresh real images of these captions",
+    }
+    real_BCHW = torch.cat([as_images(shapes) for shapes in halves.values()])
+    neighbours = memorisation(bench.judge.features(image_BCHW), bench.train_TF, bench.judge.features(real_BCHW))
+    figures = {
+        **_accuracies(name, read_NA, target_NA, ceiling, record),
+        **copy_figures(f"shapes/{name}", neighbours, record),
+        f"shapes/{name}/diversity": _diversity(artist, halves, bench, record),
+    }
+    save_stack(folder, f"{name}_samples", image_BCHW[_shown(samples)])
+    right_N = (read_NA == torch.from_numpy(target_NA)).all(1).tolist()
+    examples = [Example(caption=captions[i], read=_words(read_NA[i]), right=right_N[i]) for i in _shown(samples)]
+    return merge(
+        [
+            Findings(figures=figures, protocols={record: protocol}, examples={f"{name}_samples": examples}),
+            control(f"{name}_shuffled", read_NA, target_NA, protocol, shuffle=True),
+            _null_control(artist, target_NA, bench),
+        ]
+    )
+
+
+def measure_copies_control(bench: Bench) -> Findings:
+    """The memorisation check must call training images copies when they are handed in as if generated."""
+    record = "Control: training images as if drawn"
+    test_TF = bench.judge.features(as_images(bench.test))
+    found = memorisation(bench.train_TF[: len(test_TF)], bench.train_TF, test_TF)
+    figures = {
+        "control/copies/ratio": Figure(value=found.ratio, unit="", protocol=record, at_most=_CONTROL_RATIO),
+        "control/copies/share": Figure(value=found.copies, unit="share", protocol=record, at_least=1.0),
+    }
+    protocol = {"distance": "to the nearest training image in the judge's features, over that of fresh real images"}
+    return Findings(figures=figures, protocols={record: protocol})
+
+
+def copy_figures(path: str, found: Memorisation, record: str) -> dict[str, Figure]:
+    """Ratio of median distances and share of copies, with their targets."""
+    low, high = RATIO_RANGE
+    ratio = Figure(value=found.ratio, unit="", protocol=record, at_least=low, at_most=high)
+    copies = Figure(value=found.copies, unit="share", protocol=record, at_most=COPIES_ALLOWED)
+    return {f"{path}/distance_ratio": ratio, f"{path}/copies": copies}
+
+
+@dataclass(frozen=True)
+class _Artist:
+    """A generator, and the tokenizer that turns its tokens into pixels."""
+
+    name: str
+    generator: Autoregressive | Flow
+    codec: Autoencoder
+
+    def draw(self, captions: Sequence[str], seed: int = 0, **options: Any) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1], one a caption."""
+        with torch.autocast("cpu", torch.bfloat16):  # as it was trained
+            tokens = self.generator.sample(captions, seed=seed, **(SAMPLING[self.name] | options))
+        return self.codec.decode(tokens).clamp(-1, 1)
+
+    def protocol(self) -> dict[str, Any]:
+        """How it draws."""
+        options = ", ".join(f"{option} {value}" for option, value in SAMPLING[self.name].items())
+        return {
+            "generator": str(self.generator.config),
+            "tokenizer": fingerprint(self.codec),
+            "sampling": f"{options}, seed 0",
+            "arithmetic": "bfloat16 autocast; the tokenizer float32",
+        }
+
+
+def _load(folder: Path, name: str) -> _Artist:
+    codec = load(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
+    return _Artist(name, backbones.load(folder / f"shapes_{name}" / "generator"), codec)
+
+
+def _accuracies(
+    name: str, read_NA: Tensor, target_NA: NDArray[np.int64], ceiling: Findings, record: str
+) -> dict[str, Figure]:
+    """Accuracy on all samples, with targets, and on each half."""
+    figures, half = {}, len(read_NA) // 2
+    rows = {"all": slice(None), "seen": slice(half), "heldout": slice(half, None)}
+    for split, chosen in rows.items():
+        found = accuracy(read_NA[chosen], torch.from_numpy(target_NA[chosen]), ATTRIBUTES)
+        for attribute, value in found.items():
+            best = max(CEILING_GATE, ceiling.value(f"shapes/{GENERATORS[name]}/{attribute}"))
+            goal = None if attribute == "joint" else SHAPE_AIM if attribute == "shape" else OF_CEILING * best
+            figures[f"shapes/{name}/{split}/{attribute}"] = Figure(
+                value=value, unit="share", protocol=record, at_least=goal if split == "all" else None
+            )
+    return figures
+
+
+def _diversity(artist: _Artist, halves: Mapping[str, Shapes], bench: Bench, record: str) -> Figure:
+    """Pixel variance among images of one caption, drawn over real, mean over captions."""
+    labels = [int(label) for shapes in halves.values() for label in shapes.labels[:_DIVERSE_HALF]]
+    captions = [caption for shapes in halves.values() for caption in shapes.captions[:_DIVERSE_HALF]]
+    drawn_BCHW = artist.draw([caption for caption in captions for _ in range(_DIVERSE_IMAGES)], seed=2)
+    drawn = drawn_BCHW.unflatten(0, (len(captions), _DIVERSE_IMAGES)).var(1).mean()
+    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:_DIVERSE_IMAGES] for label in labels])
+    real_BCHW = torch.from_numpy(bench.real.images[rows]).float() / 127.5 - 1
+    real = real_BCHW.unflatten(0, (len(labels), _DIVERSE_IMAGES)).var(1).mean()
+    low, high = DIVERSITY_RANGE
+    return Figure(value=float(drawn / real), unit="", protocol=record, at_least=low, at_most=high)
+
+
+def _null_control(artist: _Artist, target_NA: NDArray[np.int64], bench: Bench) -> Findings:
+    """Images drawn without a caption, held against captions."""
+    target_NA = np.random.default_rng(1).permutation(target_NA)[:_NULL_IMAGES]
+    read_NA = bench.judge.predict(artist.draw([""] * len(target_NA), seed=1, guidance=1.0))
+    protocol = artist.protocol() | {"captions": "none: the null condition", "guidance": 1.0, "samples": len(target_NA)}
+    return control(f"{artist.name}_null", read_NA, target_NA, protocol)
+
+
+def _shown(samples: int) -> list[int]:
+    """The first of each half: what the gallery shows."""
+    half = samples // 2
+    shown = min(_SHOWN_HALF, half)
+    return [*range(shown), *range(half, half + shown)]
+
+
+def _words(read_A: Tensor) -> str:
+    return " ".join(values[i] for values, i in zip(ATTRIBUTES.values(), read_A.tolist(), strict=True))
+
+
+def _images_words(count: int) -> str:
+    return " and ".join(f"Shapes({count}, seed={seed}, split={split!r})" for seed, split in _SEEDS.values())
+
+
+def _mean(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
