@@ -165,12 +165,12 @@ def _add_tokens(page: Page, findings: Findings) -> None:
         f"Generators never see a pixel: they learn from a token store, written once from {count:,} pictures of shapes.",
     )
     png = findings.value("tokens/png/bytes")
-    rows: list[list[Cell]] = [["PNG files", None, png / 1e3, png / count, None]]
+    rows: list[list[Cell]] = [["PNG files", None, round(png / 1e3), round(png / count), None]]
     for name, words in (("fsq", "FSQ codes"), ("vae", "VAE latents, 16 bits a channel")):
         bits, size, whole = (
             findings.value(f"tokens/{name}/{end}") for end in ("bits_per_image", "bytes", "store_bytes")
         )
-        rows.append([words, int(bits), size / 1e3, size / count, whole / 1e3])
+        rows.append([words, int(bits), round(size / 1e3), round(size / count), round(whole / 1e3)])
     page.table(
         ["", "Bits per picture", "Tokens, kB", "Bytes per picture", "With captions and checksums, kB"],
         rows,

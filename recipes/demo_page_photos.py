@@ -14,7 +14,7 @@ __all__ = ["Pictures", "add_photographs"]
 Pictures = Callable[[str], Pixels]
 
 _PHOTOS = ("china", "flower")
-_CROPS = {"china": (112, 262), "flower": (150, 250)}  # top and left corner of the detail
+_CROPS = {"china": (140, 170), "flower": (150, 250)}  # top and left corner of the detail
 _CROP_HEIGHT, _CROP_WIDTH = 96, 128
 
 

@@ -54,7 +54,7 @@ def add_shapes(page: Page, findings: Findings, pictures: Pictures) -> None:
         "The same transformer as above writes captions of real pictures. A tick means that every byte is right.",
     )
     examples = findings.examples["captions"]
-    texts = [example.read if example.right else f"{_printable(example.read)}" for example in examples]
+    texts = [example.read if example.right else _printable(example.read) for example in examples]
     page.gallery(_cut(pictures("captions"), len(examples)), texts, [example.right for example in examples])
     _add_accuracies(page, findings)
     _add_targets(page, findings)
@@ -99,8 +99,8 @@ def _add_accuracies(page: Page, findings: Findings) -> None:
         rows.append(_judged(findings, f"shapes/{name}", f"{name.upper()} reconstructions: the ceiling"))
     for name, words in _GENERATORS.items():
         rows.append(_judged(findings, f"shapes/{name}/all", words))
-        rows.append(_judged(findings, f"shapes/{name}/seen", "seen combinations"))
-        rows.append(_judged(findings, f"shapes/{name}/heldout", "held-out combinations"))
+        rows.append(_judged(findings, f"shapes/{name}/seen", f"{words}, seen combinations"))
+        rows.append(_judged(findings, f"shapes/{name}/heldout", f"{words}, held-out combinations"))
     page.heading("What the judge reads").table(
         ["", *_TITLES, ""],
         rows,

@@ -103,11 +103,10 @@ def measure_generator(
     protocol = artist.protocol() | {
         "captions": _images_words(samples // 2),
         "samples": f"{samples}, none left out",
-        "target": f"{OF_CEILING:.0%} of what the judge reads from reconstructions, taken as at least {CEILING_GATE:.0%}",
+        "target": f"{OF_CEILING:.0%} of the reconstruction ceiling, which counts as at least {CEILING_GATE:.0%}",
         "judge": bench.judge_words,
-        "diversity": f"pixel variance of {_DIVERSE_IMAGES} images of one caption, over that of real ones; "
-        f"{2 * _DIVERSE_HALF} captions",
-        "distance": "to the nearest training image in the judge's features, median, over that of fresh real images of these captions",
+        "diversity": f"pixel variance among images of one caption, over real ones; {2 * _DIVERSE_HALF} captions",
+        "distance": "to the nearest training image in the judge's features: median, over that of fresh real images",
     }
     real_BCHW = torch.cat([as_images(shapes) for shapes in halves.values()])
     neighbours = memorisation(bench.judge.features(image_BCHW), bench.train_TF, bench.judge.features(real_BCHW))
@@ -198,15 +197,15 @@ def _accuracies(
 
 def _diversity(artist: _Artist, halves: Mapping[str, Shapes], bench: Bench, record: str) -> Figure:
     """Pixel variance among images of one caption, drawn over real, mean over captions."""
+    images = min(_DIVERSE_IMAGES, len(halves["seen"]))
     labels = [int(label) for shapes in halves.values() for label in shapes.labels[:_DIVERSE_HALF]]
     captions = [caption for shapes in halves.values() for caption in shapes.captions[:_DIVERSE_HALF]]
-    drawn_BCHW = artist.draw([caption for caption in captions for _ in range(_DIVERSE_IMAGES)], seed=2)
-    drawn = drawn_BCHW.unflatten(0, (len(captions), _DIVERSE_IMAGES)).var(1).mean()
-    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:_DIVERSE_IMAGES] for label in labels])
-    real_BCHW = torch.from_numpy(bench.real.images[rows]).float() / 127.5 - 1
-    real = real_BCHW.unflatten(0, (len(labels), _DIVERSE_IMAGES)).var(1).mean()
+    drawn = artist.draw([caption for caption in captions for _ in range(images)], seed=2).numpy()
+    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:images] for label in labels])
+    real = bench.real.images[rows] / 127.5 - 1
+    variances = [part.reshape(len(labels), images, -1).var(1, ddof=1).mean() for part in (drawn, real)]
     low, high = DIVERSITY_RANGE
-    return Figure(value=float(drawn / real), unit="", protocol=record, at_least=low, at_most=high)
+    return Figure(value=float(variances[0] / variances[1]), unit="", protocol=record, at_least=low, at_most=high)
 
 
 def _null_control(artist: _Artist, target_NA: NDArray[np.int64], bench: Bench) -> Findings:

@@ -101,7 +101,7 @@ def measure_tokenizer(folder: Path, name: str, bench: Bench) -> Findings:
     """Judge the reconstructions of run shapes_NAME: the ceiling of whatever is generated through it, and the floor."""
     model, record = load(folder / f"shapes_{name}" / "tokenizer"), f"Shapes reconstructed, {name.upper()}"
     image_BCHW = as_images(bench.test)
-    parts = [model.encode(chunk) for chunk in image_BCHW.split(_CHUNK)]
+    parts = [model.encode(chunk) for chunk in torch.split(image_BCHW, _CHUNK)]
     decoded_BCHW = torch.cat([model.decode(part) for part in parts])
     save_stack(folder, "shapes_original", image_BCHW[:_SHOWN])
     save_stack(folder, f"shapes_{name}", decoded_BCHW[:_SHOWN])

@@ -1,0 +1,193 @@
+"""Recipes: every packaged one loads and says what it costs; every mistake is one line with file, path and remedy."""
+
+import re
+
+import pytest
+import yaml
+
+import backbones
+from recipes.recipe import (
+    FolderImages,
+    GeneratorRecipe,
+    PhotoCrops,
+    ShapeImages,
+    TokenizerRecipe,
+    find_recipe,
+    load_recipe,
+    packaged_recipes,
+)
+from tokenizers_mm import build_autoencoder
+from tokenizers_mm.config import ConfigError
+from tokenizers_mm.data.sources import ImageFolder, RandomCrops, draws_for
+
+PACKAGED = packaged_recipes()
+TOKENIZER, GENERATOR = (yaml.safe_load(PACKAGED[name].read_text()) for name in ("shapes_fsq", "shapes_ar"))
+
+
+def written(folder, recipe):
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def refusal(name, assignments=None):
+    with pytest.raises(ConfigError) as error:
+        load_recipe(name, assignments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipes_load_and_can_be_built(name):
+    recipe = load_recipe(name)
+    assert recipe == load_recipe(str(PACKAGED[name]))
+    if isinstance(recipe, TokenizerRecipe):
+        assert name.startswith(recipe.data.kind)
+        assert build_autoencoder(recipe.model).spec.discrete == name.endswith("fsq")
+    else:
+        assert isinstance(recipe, GeneratorRecipe)
+        assert recipe.model["kind"] in backbones.KINDS
+        assert recipe.tokens.startswith("runs/tokens_")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipes_state_command_cost_and_expectation(name):
+    lines = PACKAGED[name].read_text().splitlines()
+    head = [line for line, code in zip(lines, (not line.startswith("#") for line in lines), strict=True) if not code]
+    assert lines[: len(head)] == head, "the comment stands first"
+    assert 3 <= len(head) <= 5
+    train = [line for line in head if re.search(rf"tmm train {name} --out runs/{name}\b", line)]
+    assert len(train) == 1
+    assert re.search(r"about \d+ minutes? on one CPU core", train[0])
+    assert head[-1].startswith("# Expect")
+
+
+def test_a_recipe_is_found_by_name_or_by_path(tmp_path, monkeypatch):
+    assert find_recipe("shapes_fsq") == PACKAGED["shapes_fsq"]
+    path = written(tmp_path, TOKENIZER)
+    assert load_recipe(path) == load_recipe("shapes_fsq")
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("mine.yaml") == load_recipe("shapes_fsq")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shapes_fsk", "recipe 'shapes_fsk': no such file, and not one of photos_fsq, photos_vae, shapes_ar, "),
+        ("no/such.yaml", "no/such.yaml: cannot be read (No such file or directory); check the path"),
+    ],
+)
+def test_missing_recipes(name, message):
+    assert refusal(name).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1\n", ": not valid YAML: "),
+        ("- a\n", ": expected a mapping of keys to values, found list"),
+        ("kind: !!python/object/apply:os.getcwd []\n", ": not valid YAML: could not determine a constructor"),
+    ],
+)
+def test_files_that_hold_no_recipe(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert refusal(str(path)).startswith(f"{path}{message}")
+
+
+def changed(base, **changes):
+    return {**base, **{key: {**base.get(key, {}), **value} for key, value in changes.items()}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({**TOKENIZER, "kind": "tok"}, ".kind = tok: expected one of tokenizer, generator"),
+        ({**TOKENIZER, "kind": ["tokenizer"]}, ".kind = ['tokenizer']: expected one of tokenizer, generator"),
+        ({k: v for k, v in TOKENIZER.items() if k != "kind"}, ".kind = None: expected one of tokenizer, generator"),
+        ({k: v for k, v in TOKENIZER.items() if k != "data"}, ".data: missing; add it"),
+        ({**TOKENIZER, "modle": 1}, ".modle = 1: unknown key (did you mean model?); known: data, kind, model, obj"),
+        (changed(TOKENIZER, train={"stps": 1}), ".train.stps = 1: unknown key (did you mean steps?); known: accumu"),
+        (changed(TOKENIZER, train={"steps": "many"}), ".train.steps = 'many': input should be a valid integer"),
+        (changed(TOKENIZER, train={"steps": 0}), ".train: steps=0: expected at least 1"),
+        (changed(TOKENIZER, objective={"l2": 0}), ".objective: l1, l2 and perceptual are all 0: at least one must"),
+        (
+            changed(TOKENIZER, model={"net": {"chanels": 8}}),
+            ".model.net.chanels = 8: unknown key (did you mean channels?); known: ",
+        ),
+        (
+            changed(TOKENIZER, model={"bottleneck": {"kind": "fqs"}}),
+            ": model.bottleneck.kind = fqs: expected one of fsq, vq, gaussian (did you mean fsq?)",
+        ),
+        (
+            changed(TOKENIZER, model={"bottleneck": {"kind": "fsq", "level": [3]}}),
+            ": model.bottleneck.level = [3]: unknown key (did you mean levels?); known: levels",
+        ),
+        (changed(TOKENIZER, model={"bottleneck": {"kind": "fsq", "levels": [1]}}), ": model.bottleneck: levels=(1,): "),
+        ({**GENERATOR, "tokens": 3}, ".tokens = 3: input should be a valid string"),
+        ({**GENERATOR, "model": {"kind": "autoregresive"}}, ": model.kind = autoregresive: expected one of autore"),
+        ({**GENERATOR, "model": {"width": 8}}, ": model.kind = None: expected one of autoregressive, flow"),
+        (
+            changed(GENERATOR, model={"wdth": 3}),
+            ": model.wdth = 3: unknown key (did you mean width?); known: classes, depth, drop_condition, heads, max_text",
+        ),
+        (changed(GENERATOR, model={"width": "wide"}), ": model.width = 'wide': input should be a valid integer"),
+        (changed(GENERATOR, model={"drop_condition": 2}), ": model: drop_condition=2.0: expected a share in [0, 1]"),
+        # Inside the union of data sets, whose member is named by `kind`.
+        (
+            {**TOKENIZER, "data": {"kind": "photos", "crops": 3}},
+            ".data.photos.crops = 3: unknown key (did you mean crop?); known: crop, kind, max_downscale",
+        ),
+        (
+            {**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 8, "flips": True}},
+            ".data.folder.flips = True: unknown key (did you mean flip?); known: flip, kind, path, size",
+        ),
+        (
+            {**TOKENIZER, "data": {"kind": "fotos"}},
+            ".data = {'kind': 'fotos'}: input tag 'fotos' found using 'kind' does not match any of the expected tags: "
+            "'photos', 'shapes', 'folder'",
+        ),
+        ({**TOKENIZER, "data": {"crop": 3}}, ".data = {'crop': 3}: unable to extract tag using discriminator 'kind'"),
+        ({**TOKENIZER, "data": 3}, ".data = 3: input should be a valid dictionary"),
+        ({**TOKENIZER, "data": {"kind": "folder", "path": "x"}}, ".data.folder.size: missing; add it"),
+        ({**TOKENIZER, "data": {"kind": "shapes", "count": 0}}, ".data.shapes: count=0: expected at least 1"),
+        ({**TOKENIZER, "data": {"kind": "photos", "crop": 0}}, ".data.photos: crop=0: expected at least 1"),
+        ({**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 0}}, ".data.folder: size=0: expected at least"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, recipe, message):
+    path = written(tmp_path, recipe)
+    assert refusal(path).startswith(f"{path}{message}")
+
+
+def test_overrides_change_what_they_name_and_nothing_else(tmp_path):
+    plain = load_recipe("shapes_fsq")
+    recipe = load_recipe("shapes_fsq", ["train.steps=7", "train.betas=[0.5, 0.6]", "model.net.channels=16"])
+    assert (recipe.train.steps, recipe.train.betas, recipe.model.net.channels) == (7, (0.5, 0.6), 16)
+    assert (recipe.data, recipe.objective) == (plain.data, plain.objective)
+    other = load_recipe("shapes_fsq", ["data={kind: folder, path: x, size: 8}"])
+    assert other.data == FolderImages(path="x", size=8)
+    generator = load_recipe("shapes_ar", ["model.width=64", "model.drop_condition=2e-1", f"tokens={tmp_path}"])
+    assert generator.tokens == str(tmp_path)
+    assert generator.model["width"] == 64
+    assert generator.model["drop_condition"] == 0.2  # YAML 1.1 reads 2e-1 as text
+    assert "max_text" in generator.model  # complete: the record of a run says everything
+    file = PACKAGED["shapes_fsq"]
+    assert refusal("shapes_fsq", ["train.step=7"]).startswith(f"{file}.train.step = 7: unknown key (did you mean step")
+    assert refusal("shapes_fsq", ["data.kind=photos"]).startswith(f"{file}.data.photos.count = 12000: unknown key")
+    assert refusal("shapes_fsq", ["steps"]) == "--set steps: expected path.to.key=value"
+
+
+def test_sources_are_what_the_recipe_says(tmp_path):
+    photos, shapes = PhotoCrops(crop=24, max_downscale=2).source(), ShapeImages(count=5, seed=3, image_size=16).source()
+    assert isinstance(photos, RandomCrops)
+    assert (photos.crop, photos.max_downscale, len(photos.photos)) == (24, 2, 9)
+    assert photos.batch(draws_for(len(photos), 0, 0, 2)).shape == (2, 3, 24, 24)
+    assert shapes.batch(draws_for(len(shapes), 0, 0, 5)).shape == (5, 3, 16, 16)
+    with pytest.raises(ValueError, match="found an empty folder, no images"):
+        FolderImages(path=str(tmp_path), size=8).source()
+    (tmp_path / "a.png").write_bytes(b"")
+    folder = FolderImages(path=str(tmp_path), size=8, flip=False).source()
+    assert isinstance(folder, ImageFolder)
+    assert (folder.size, folder.flip, folder.crop) == (8, False, "random")

@@ -1,0 +1,231 @@
+"""The training programs on tiny settings: what they leave behind, that it loads again, and that resuming is exact."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import backbones
+from recipes.recipe import FolderImages, GeneratorRecipe, PhotoCrops, ShapeImages, TokenizerRecipe, load_recipe
+from recipes.sample import TOKENIZER_FILE
+from recipes.train import run, train_generator, train_tokenizer
+from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
+from tokenizers_mm.autoencoder import start_linear
+from tokenizers_mm.data.encode import encode_folder
+from tokenizers_mm.data.images import Preprocess, to_tensor
+from tokenizers_mm.data.photos import heldout_photos
+from tokenizers_mm.data.shapes import Shapes, write_folder
+from tokenizers_mm.data.sources import ImageArrays, draws_for
+from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.measure.reconstruction import psnr
+from tokenizers_mm.train import TrainConfig
+
+TRAIN = TrainConfig(
+    steps=4, batch_size=4, warmup=1, ema=0.5, log_every=1, checkpoint_every=2, picture_every=2, tracker="none"
+)
+SHAPES = ShapeImages(count=40)
+
+
+def recipe_of(name="shapes_fsq", data=SHAPES, train=TRAIN, **model):
+    recipe = load_recipe(name)
+    return replace(recipe, data=data, train=train, model=replace(recipe.model, **model))
+
+
+def history_of(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping(batch, after):
+    """The method, failing at its call number `after`."""
+    calls = iter(range(after))
+
+    def limited(self, items):
+        if next(calls, None) is None:
+            raise Stopped
+        return batch(self, items)
+
+    return limited
+
+
+# ----------------------------------------------------------------------------------------------------- tokenizers
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of images of several sizes and formats."""
+    folder = tmp_path_factory.mktemp("pictures")
+    photo = heldout_photos()["china"]
+    Image.fromarray(photo[:80, :100]).save(folder / "wide.jpg")
+    Image.fromarray(photo[100:200, :70]).save(folder / "high.png")
+    Image.fromarray(photo[:50, :50]).save(folder / "small.webp")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["shapes", "photos", "folder"])
+def test_a_tokenizer_is_trained_on(kind, tmp_path, pictures):
+    data = {"shapes": SHAPES, "photos": PhotoCrops(crop=32), "folder": FolderImages(path=str(pictures), size=32)}[kind]
+    result = run(recipe_of(data=data), tmp_path / "run")
+    assert result == tmp_path / "run" / "tokenizer"
+    assert [row["step"] for row in history_of(tmp_path / "run")] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["data"]["kind"] == kind
+    picture = np.asarray(Image.open(tmp_path / "run" / "pictures" / "step_0000004.png"))
+    assert picture.shape == (2 * 32, 8 * 32, 3)  # eight images above, their reconstructions below
+    assert not np.array_equal(picture[:32], picture[32:])
+    model, image = load(result), data.source().batch(draws_for(3, 0, 0, 2))
+    tokens = model.encode(image)
+    assert model.decode(tokens).shape == image.shape == (2, 3, 32, 32)
+
+
+def test_the_saved_tokenizer_is_the_one_that_was_trained(tmp_path):
+    trained = train_tokenizer(recipe_of(train=replace(TRAIN, steps=1)), tmp_path / "run")
+    assert fingerprint(load(tmp_path / "run" / "tokenizer")) == fingerprint(trained)
+    assert not trained.training
+
+
+def test_latents_of_a_trained_vae_are_normalised(tmp_path):
+    recipe = recipe_of("shapes_vae", train=replace(TRAIN, picture_every=0))
+    model, source = load(run(recipe, tmp_path / "run")), recipe.data.source()
+    images = [source.batch(draws_for(len(source), 1, start, 64)) for start in range(0, 2048, 64)]
+    latents = torch.cat([model.encode(batch).data.flatten(0, 1) for batch in images])
+    torch.testing.assert_close(latents.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std(0), torch.ones(16), atol=1e-4, rtol=0)
+    raw = torch.cat([model.posterior(batch)[0].flatten(0, 1) for batch in images[:4]])
+    assert (raw.std(0) - 1).abs().max() > 0.01
+
+
+def test_perceptual_weight_without_its_package_is_refused_before_training(tmp_path):
+    recipe = load_recipe("shapes_fsq", ["objective.perceptual=1", "objective.perceptual_network=lpips-vg"])
+    with pytest.raises(ValueError, match="lpips-vg.*expected one of lpips-vgg"):
+        run(replace(recipe, data=SHAPES), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ generators
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Token stores that `encode_folder` wrote: of codes for the autoregressive model, of latents for the flow."""
+    root = tmp_path_factory.mktemp("stores")
+    images = write_folder(Shapes(12, 0), root / "images")
+    for name in ("shapes_fsq", "shapes_vae"):
+        torch.manual_seed(0)
+        model = build_autoencoder(load_recipe(name).model).eval()
+        model.calibrate([ImageArrays(Shapes(12, 0).images).batch(draws_for(12, 0, 0, 12))])
+        encode_folder(model, fingerprint(model), images, root / name, preprocess=Preprocess(32, 8))
+    return {"autoregressive": root / "shapes_fsq", "flow": root / "shapes_vae"}
+
+
+def generator_recipe(kind, stores, **changes):
+    model = {"kind": kind, "width": 16, "depth": 1, "heads": 2, "drop_condition": 0.5}
+    train = replace(TRAIN, picture_every=0, **changes)
+    return GeneratorRecipe(model=model, tokens=str(stores[kind]), train=train)
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "flow"])
+def test_a_generator_is_trained_on_a_store(kind, tmp_path, stores):
+    result = run(generator_recipe(kind, stores), tmp_path / "run")
+    assert result == tmp_path / "run" / "generator"
+    model, store = backbones.load(result), TokenDataset(stores[kind])
+    assert model.spec == store.spec
+    assert (result / TOKENIZER_FILE).read_text().strip() == store.fingerprint
+    assert len(history_of(tmp_path / "run")) == 4
+    batch = store.batch([0, 1])
+    losses = model.loss(batch)
+    assert set(losses) == ({"image", "text"} if kind == "autoregressive" else {"velocity"})
+    assert isinstance(model.sample(batch.captions, seed=0).check(model.spec), Tokens)
+
+
+def test_the_codebook_of_the_store_reaches_the_generator(stores):
+    codebook = TokenDataset(stores["autoregressive"]).codebook_VD
+    assert codebook.shape == (1000, 4)
+
+
+@pytest.mark.parametrize(("kind", "other"), [("autoregressive", "flow"), ("flow", "autoregressive")])
+def test_a_store_of_the_wrong_kind_is_refused(kind, other, tmp_path, stores):
+    recipe = replace(generator_recipe(kind, stores), tokens=str(stores[other]))
+    with pytest.raises(ValueError, match=r"spec is (continuous|discrete)"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("name", ["shapes_fsq", "shapes_vae"])
+def test_an_interrupted_tokenizer_equals_an_uninterrupted_one(name, tmp_path, monkeypatch):
+    recipe = recipe_of(name, train=replace(TRAIN, picture_every=0))
+    whole = train_tokenizer(recipe, tmp_path / "whole")
+    # One batch for the linear start, one for the picture, then one a step: it stops in the fourth step.
+    monkeypatch.setattr(ImageArrays, "batch", stopping(ImageArrays.batch, 5))
+    with pytest.raises(Stopped):
+        run(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    assert len(history_of(tmp_path / "cut")) == 3
+    with pytest.raises(ValueError, match="cut holds a run already: resume it, or choose another folder"):
+        run(recipe, tmp_path / "cut")
+    assert fingerprint(load(run(recipe, tmp_path / "cut", resume=True))) == fingerprint(whole)
+    assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
+    # Negative control: another seed gives another tokenizer.
+    other = train_tokenizer(replace(recipe, train=replace(recipe.train, seed=1)), tmp_path / "other")
+    assert fingerprint(other) != fingerprint(whole)
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "flow"])
+def test_an_interrupted_generator_equals_an_uninterrupted_one(kind, tmp_path, stores, monkeypatch):
+    recipe = generator_recipe(kind, stores)
+    whole = train_generator(recipe, tmp_path / "whole")
+    monkeypatch.setattr(TokenDataset, "batch", stopping(TokenDataset.batch, 3))
+    with pytest.raises(Stopped):
+        run(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = backbones.load(run(recipe, tmp_path / "cut", resume=True))
+    state = resumed.state_dict()
+    assert [name for name, value in whole.state_dict().items() if not torch.equal(state[name], value)] == []
+    assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
+
+
+def test_a_resumed_run_must_be_the_same_recipe(tmp_path):
+    run(recipe_of(train=replace(TRAIN, steps=1)), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"differ in recipe.data.seed \(0 there, 5 here\)"):
+        run(recipe_of(train=replace(TRAIN, steps=1), data=replace(SHAPES, seed=5)), tmp_path / "run", resume=True)
+
+
+# ---------------------------------------------------------------------------------------------------- linear start
+
+HELDOUT = {
+    "shapes": torch.stack([to_tensor(image) for image in Shapes(48, 1, "heldout").images]),
+    "photos": torch.stack([to_tensor(p[y : y + 64, x : x + 64]) for p in heldout_photos().values() for y, x in
+                           [(0, 0), (150, 200), (300, 500)]]),
+}  # fmt: skip
+BOTTLENECKS = {
+    "fsq": {"kind": "fsq", "levels": [8, 5, 5, 5]},
+    "vq": {"kind": "vq", "size": 1000, "dim": 8},
+    "gaussian": {"kind": "gaussian", "dim": 16},
+}
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+@pytest.mark.parametrize("data", HELDOUT)
+def test_a_linear_start_beats_a_random_one_on_heldout_images(data, kind):
+    recipe = load_recipe(f"{data}_fsq")
+    source = ImageArrays(Shapes(256, 0).images) if data == "shapes" else recipe.data.source()
+    decibels = []
+    for linear_start in (False, True):
+        torch.manual_seed(0)
+        model = build_autoencoder(replace(recipe.model, bottleneck=BOTTLENECKS[kind]))
+        if linear_start:
+            start_linear(model, source.batch(draws_for(len(source), 1, 0, 64)))
+        model.eval()
+        decibels.append(float(psnr(model.decode(model.encode(HELDOUT[data])), HELDOUT[data]).mean()))
+    random, linear = decibels
+    print(data, kind, f"random {random:.2f} dB, linear {linear:.2f} dB")
+    assert linear > random + {"fsq": 4, "vq": 4, "gaussian": 8}[kind]
