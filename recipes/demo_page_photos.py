@@ -14,7 +14,7 @@ __all__ = ["Pictures", "add_photographs"]
 Pictures = Callable[[str], Pixels]
 
 _PHOTOS = ("china", "flower")
-_CROPS = {"china": (140, 170), "flower": (150, 250)}  # top and left corner of the detail
+_CROPS = {"china": (0.42, 0.33), "flower": (0.45, 0.49)}  # where the detail lies, down and across
 _CROP_HEIGHT, _CROP_WIDTH = 96, 128
 
 
@@ -33,9 +33,7 @@ def add_photographs(page: Page, findings: Findings, pictures: Pictures) -> None:
         row = [pictures(f"{photo}_{version}") for version in versions]
         texts = ["24 bits per pixel"] + [_rate_text(findings, f"photos/{photo}/{v}") for v in list(versions)[1:]]
         whole[photo.title()] = list(zip(row, texts, strict=True))
-        top, left = _CROPS[photo]
-        chosen = slice(top, top + _CROP_HEIGHT), slice(left, left + _CROP_WIDTH)
-        detail[photo.title()] = [(picture[chosen], "") for picture in row]
+        detail[photo.title()] = [(_detail(picture, *_CROPS[photo]), "") for picture in row]
     columns = list(versions.values())
     page.figure(whole, columns, note="JPEG and WebP here are at the rate of FSQ.")
     page.heading("At the pixel", f"The same pictures, {_CROP_WIDTH} × {_CROP_HEIGHT} pixels of each.")
@@ -50,6 +48,12 @@ def add_photographs(page: Page, findings: Findings, pictures: Pictures) -> None:
         "The rate of a VAE is the KL divergence of its posterior from a standard normal, measured on each photograph: "
         f"what an ideal coder would need. Stored as 16-bit numbers the same latents take {nominal:.3g} bits per pixel.",
     )
+
+
+def _detail(picture: Pixels, down: float, across: float) -> Pixels:
+    height, width = picture.shape[:2]
+    top, left = round(max(0, height - _CROP_HEIGHT) * down), round(max(0, width - _CROP_WIDTH) * across)
+    return picture[top : top + _CROP_HEIGHT, left : left + _CROP_WIDTH]
 
 
 def _rate_text(findings: Findings, path: str) -> str:

@@ -142,7 +142,7 @@ def _add_targets(page: Page, findings: Findings) -> None:
         ["", "Measured", "Target", ""],
         rows,
         note=f"Control: training images handed in as if drawn have a distance of "
-        f"{findings.value('control/copies/ratio'):.2f}, and {100 * copies:.0f} % are called copies.",
+        f"{findings.value('control/copies/ratio'):.2f}, and {100 * copies:.1f} % are called copies.",
     )
 
 

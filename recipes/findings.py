@@ -5,24 +5,31 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from recipes.figures import Example, Figure, Findings, merge
-from recipes.findings_generators import GENERATORS, measure_captions, measure_copies_control, measure_generator
+from recipes.findings_generators import (
+    GENERATORS,
+    Drawing,
+    draw_pictures,
+    measure_captions,
+    measure_copies_control,
+    measure_drawing,
+)
 from recipes.findings_photos import TOKENIZERS, measure_photos
-from recipes.findings_shapes import make_bench, measure_stores, measure_tokenizer
-from tokenizers_mm.losses.perceptual import perceptual
+from recipes.findings_shapes import Bench, make_bench, measure_stores, measure_tokenizer
+from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 
 __all__ = ["Example", "Figure", "Findings", "measure_demo"]
 
-_FEWEST = 16
+_FEWEST, _WORKERS = 16, 2
 
 
-@torch.no_grad()
 def measure_demo(
     folder: Path,
     *,
@@ -43,29 +50,48 @@ def measure_demo(
     """
     if samples < _FEWEST or samples % 2:
         raise ValueError(f"samples={samples}: expected an even number, at least {_FEWEST}")
+    _require_runs(folder)
     network = perceptual(perceptual_name) if perceptual_name else None
-    photos = measure_photos(folder, network, progress)
-    with torch.enable_grad():
-        bench = make_bench(folder, judge_steps=judge_steps, progress=progress)
-    progress("shapes: reconstructions, random tokens, stores")
-    tokenizers = {name: measure_tokenizer(folder, name, bench) for name in TOKENIZERS}
-    parts = [photos, bench.findings, *tokenizers.values(), measure_stores(folder)]
-    parts.append(measure_captions(folder, samples, progress))
-    for name, tokenizer in GENERATORS.items():
-        parts.append(measure_generator(folder, name, samples, bench, tokenizers[tokenizer], progress))
-    parts.append(measure_copies_control(bench))
-    parts.append(Findings(seconds=dict(seconds or {}), environment=_environment(perceptual_name, network)))
-    findings = merge(parts)
+    threads = torch.get_num_threads()
+    try:
+        # One thread per task: small networks side by side use two cores better than one network on both.
+        with ThreadPoolExecutor(_WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            flow = pool.submit(draw_pictures, folder, "flow", samples, progress)
+            bench = pool.submit(make_bench, folder, judge_steps, progress)
+            photos = pool.submit(measure_photos, folder, network, progress)
+            autoregressive = pool.submit(draw_pictures, folder, "ar", samples, progress)
+            captions = pool.submit(measure_captions, folder, samples, progress)
+    finally:
+        torch.set_num_threads(threads)
+    progress("judging")
+    own = Findings(seconds=dict(seconds or {}), environment=_environment(network))
+    parts = [photos.result(), captions.result(), measure_stores(folder), own]
+    findings = merge([*parts, *_judged(folder, bench.result(), [autoregressive.result(), flow.result()])])
     (folder / "findings.json").write_text(findings.to_json() + "\n", encoding="utf-8")
     return findings
 
 
-def _environment(perceptual_name: str | None, network: torch.nn.Module | None) -> dict[str, str | int]:
+def _require_runs(folder: Path) -> None:
+    parts = {f"{data}_{name}": "tokenizer" for data in ("photos", "shapes") for name in TOKENIZERS}
+    for run, part in (parts | {f"shapes_{name}": "generator" for name in GENERATORS}).items():
+        if not (folder / run / part / "config.json").is_file():
+            raise ValueError(f"{folder / run}: holds no {part}; let the demo finish training")
+
+
+@torch.no_grad()
+def _judged(folder: Path, bench: Bench, drawings: Sequence[Drawing]) -> list[Findings]:
+    """Everything that the judge reads."""
+    ceilings = {name: measure_tokenizer(folder, name, bench) for name in TOKENIZERS}
+    drawn = [measure_drawing(drawing, bench, ceilings[GENERATORS[drawing.name]]) for drawing in drawings]
+    return [bench.findings, *ceilings.values(), *drawn, measure_copies_control(bench)]
+
+
+def _environment(network: Perceptual | None) -> dict[str, str | int]:
     packages = ("tokenizers-mm", "torch", "torchvision", "timm", "numpy", "pillow")
     return {
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "cores": os.cpu_count() or 1,
         "date": datetime.date.today().isoformat(),
-        "perceptual": str(network.name) if network is not None else "",
+        "perceptual": network.name if network else "",
     }

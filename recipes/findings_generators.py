@@ -26,7 +26,15 @@ from tokenizers_mm.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
 from tokenizers_mm.measure.judge import accuracy
 from tokenizers_mm.measure.memorisation import COPIES_ALLOWED, RATIO_RANGE, Memorisation, memorisation
 
-__all__ = ["GENERATORS", "SAMPLING", "measure_captions", "measure_copies_control", "measure_generator"]
+__all__ = [
+    "GENERATORS",
+    "SAMPLING",
+    "Drawing",
+    "draw_pictures",
+    "measure_captions",
+    "measure_copies_control",
+    "measure_drawing",
+]
 
 # Generator -> tokenizer that its tokens belong to.
 GENERATORS = {"ar": "fsq", "flow": "vae"}
@@ -38,8 +46,8 @@ OF_CEILING, SHAPE_AIM = 0.9, 0.75
 CAPTION_GATES = {"seen": 0.90, "heldout": 0.80}
 DIVERSITY_RANGE = (0.5, 2.0)
 _SEEDS = {"seen": (103, "train"), "heldout": (104, "heldout")}
-_DIVERSE_HALF, _DIVERSE_IMAGES = 4, 16  # captions of each split, images of each caption
-_SHOWN_HALF, _NULL_IMAGES = 8, 128
+_ALIKE_HALF, _ALIKE_IMAGES = 4, 12  # captions of each split, images of each caption
+_SHOWN_HALF, _NULL_IMAGES, _CHUNK = 8, 64, 64
 _CONTROL_RATIO = 0.1
 _LONGEST = 1 + max(len(" ".join(words)) for words in product(*ATTRIBUTES.values()))
 
@@ -49,6 +57,7 @@ def fresh(count: int) -> dict[str, Shapes]:
     return {name: Shapes(count, seed, split) for name, (seed, split) in _SEEDS.items()}  # type: ignore[arg-type]
 
 
+@torch.no_grad()
 def measure_captions(folder: Path, samples: int, progress: Callable[[str], None]) -> Findings:
     """Image -> caption by the autoregressive generator, greedily, on `samples` fresh images of each split."""
     progress(f"shapes_ar: writes captions of {samples} seen and {samples} held-out combinations")
@@ -86,43 +95,76 @@ def _shuffled_captions(written: Sequence[str], captions: Sequence[str], record: 
     return Figure(value=value, unit="share", protocol=record, at_most=high)
 
 
-def measure_generator(
-    folder: Path, name: str, samples: int, bench: Bench, ceiling: Findings, progress: Callable[[str], None]
-) -> Findings:
-    """Caption -> image by run shapes_NAME: accuracy, controls, diversity and memorisation.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawing:
+    """What a generator drew, float images in [-1, 1].
 
-    ceiling  what `measure_tokenizer` found about the tokenizer that decodes the samples
+    halves   real images of the captions asked for: seen combinations, then held-out ones
+    images   one for every caption of `halves`, in order
+    alike    several for each of a few captions, one caption after the other
+    null     without a caption
     """
+
+    name: str
+    protocol: Mapping[str, Any]
+    halves: Mapping[str, Shapes]
+    images: Tensor
+    alike: Tensor
+    null: Tensor
+
+
+@torch.no_grad()
+def draw_pictures(folder: Path, name: str, samples: int, progress: Callable[[str], None]) -> Drawing:
+    """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls."""
     progress(f"shapes_{name}: draws {samples} pictures, half of them of held-out combinations")
     artist, halves = _load(folder, name), fresh(samples // 2)
     captions = [caption for shapes in halves.values() for caption in shapes.captions]
-    target_NA = np.concatenate([shapes.attributes for shapes in halves.values()])
-    image_BCHW = artist.draw(captions)
-    read_NA = bench.judge.predict(image_BCHW)
+    few = [caption for shapes in halves.values() for caption in shapes.captions[:_ALIKE_HALF]]
+    drawing = Drawing(
+        name=name,
+        protocol=artist.protocol() | {"captions": _images_words(samples // 2), "samples": f"{samples}, none left out"},
+        halves=halves,
+        images=artist.draw(captions),
+        alike=artist.draw([caption for caption in few for _ in range(_alike(samples))], seed=2),
+        null=artist.draw([""] * min(samples, _NULL_IMAGES), seed=1, guidance=1.0),
+    )
+    save_stack(folder, f"{name}_samples", drawing.images[_shown(samples)])
+    return drawing
+
+
+def measure_drawing(drawing: Drawing, bench: Bench, ceiling: Findings) -> Findings:
+    """Accuracy, controls, diversity and memorisation of what a generator drew.
+
+    ceiling  what `measure_tokenizer` found about the tokenizer that decoded it
+    """
+    name, captions = drawing.name, [text for shapes in drawing.halves.values() for text in shapes.captions]
+    target_NA = np.concatenate([shapes.attributes for shapes in drawing.halves.values()])
+    read_NA = bench.judge.predict(drawing.images)
     record = f"Shapes drawn, {name}"
-    protocol = artist.protocol() | {
-        "captions": _images_words(samples // 2),
-        "samples": f"{samples}, none left out",
+    protocol = {
+        **drawing.protocol,
         "target": f"{OF_CEILING:.0%} of the reconstruction ceiling, which counts as at least {CEILING_GATE:.0%}",
         "judge": bench.judge_words,
-        "diversity": f"pixel variance among images of one caption, over real ones; {2 * _DIVERSE_HALF} captions",
+        "diversity": f"pixel variance among images of one caption, over real ones; {2 * _ALIKE_HALF} captions",
         "distance": "to the nearest training image in the judge's features: median, over that of fresh real images",
     }
-    real_BCHW = torch.cat([as_images(shapes) for shapes in halves.values()])
-    neighbours = memorisation(bench.judge.features(image_BCHW), bench.train_TF, bench.judge.features(real_BCHW))
+    real_BCHW = torch.cat([as_images(shapes) for shapes in drawing.halves.values()])
+    features = bench.judge.features
+    neighbours = memorisation(features(drawing.images), bench.train_TF, features(real_BCHW))
     figures = {
         **_accuracies(name, read_NA, target_NA, ceiling, record),
-        **copy_figures(f"shapes/{name}", neighbours, record),
-        f"shapes/{name}/diversity": _diversity(artist, halves, bench, record),
+        **_copy_figures(f"shapes/{name}", neighbours, record),
+        f"shapes/{name}/diversity": _diversity(drawing, bench, record),
     }
-    save_stack(folder, f"{name}_samples", image_BCHW[_shown(samples)])
     right_N = (read_NA == torch.from_numpy(target_NA)).all(1).tolist()
-    examples = [Example(caption=captions[i], read=_words(read_NA[i]), right=right_N[i]) for i in _shown(samples)]
+    shown = [Example(caption=captions[i], read=_words(read_NA[i]), right=right_N[i]) for i in _shown(len(captions))]
+    null_target_NA = np.random.default_rng(1).permutation(target_NA)[: len(drawing.null)]
+    null = {**drawing.protocol, "captions": "none: the null condition, guidance 1", "samples": len(drawing.null)}
     return merge(
         [
-            Findings(figures=figures, protocols={record: protocol}, examples={f"{name}_samples": examples}),
+            Findings(figures=figures, protocols={record: protocol}, examples={f"{name}_samples": shown}),
             control(f"{name}_shuffled", read_NA, target_NA, protocol, shuffle=True),
-            _null_control(artist, target_NA, bench),
+            control(f"{name}_null", bench.judge.predict(drawing.null), null_target_NA, null),
         ]
     )
 
@@ -140,7 +182,7 @@ def measure_copies_control(bench: Bench) -> Findings:
     return Findings(figures=figures, protocols={record: protocol})
 
 
-def copy_figures(path: str, found: Memorisation, record: str) -> dict[str, Figure]:
+def _copy_figures(path: str, found: Memorisation, record: str) -> dict[str, Figure]:
     """Ratio of median distances and share of copies, with their targets."""
     low, high = RATIO_RANGE
     ratio = Figure(value=found.ratio, unit="", protocol=record, at_least=low, at_most=high)
@@ -158,9 +200,12 @@ class _Artist:
 
     def draw(self, captions: Sequence[str], seed: int = 0, **options: Any) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1], one a caption."""
-        with torch.autocast("cpu", torch.bfloat16):  # as it was trained
-            tokens = self.generator.sample(captions, seed=seed, **(SAMPLING[self.name] | options))
-        return self.codec.decode(tokens).clamp(-1, 1)
+        options, parts = SAMPLING[self.name] | options, []
+        for start in range(0, len(captions), _CHUNK):  # larger batches fall out of the processor's caches
+            with torch.autocast("cpu", torch.bfloat16):  # as it was trained
+                tokens = self.generator.sample(captions[start : start + _CHUNK], seed=1000 * seed + start, **options)
+            parts.append(self.codec.decode(tokens).clamp(-1, 1))
+        return torch.cat(parts)
 
     def protocol(self) -> dict[str, Any]:
         """How it draws."""
@@ -168,7 +213,7 @@ class _Artist:
         return {
             "generator": str(self.generator.config),
             "tokenizer": fingerprint(self.codec),
-            "sampling": f"{options}, seed 0",
+            "sampling": f"{options}, fixed seeds",
             "arithmetic": "bfloat16 autocast; the tokenizer float32",
         }
 
@@ -195,25 +240,20 @@ def _accuracies(
     return figures
 
 
-def _diversity(artist: _Artist, halves: Mapping[str, Shapes], bench: Bench, record: str) -> Figure:
+def _diversity(drawing: Drawing, bench: Bench, record: str) -> Figure:
     """Pixel variance among images of one caption, drawn over real, mean over captions."""
-    images = min(_DIVERSE_IMAGES, len(halves["seen"]))
-    labels = [int(label) for shapes in halves.values() for label in shapes.labels[:_DIVERSE_HALF]]
-    captions = [caption for shapes in halves.values() for caption in shapes.captions[:_DIVERSE_HALF]]
-    drawn = artist.draw([caption for caption in captions for _ in range(images)], seed=2).numpy()
-    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:images] for label in labels])
-    real = bench.real.images[rows] / 127.5 - 1
-    variances = [part.reshape(len(labels), images, -1).var(1, ddof=1).mean() for part in (drawn, real)]
+    labels = [int(label) for shapes in drawing.halves.values() for label in shapes.labels[:_ALIKE_HALF]]
+    count = len(drawing.alike) // len(labels)
+    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:count] for label in labels])
+    pairs = drawing.alike.numpy(), bench.real.images[rows] / 127.5 - 1
+    drawn, real = (images.reshape(len(labels), count, -1).var(1, ddof=1).mean() for images in pairs)
     low, high = DIVERSITY_RANGE
-    return Figure(value=float(variances[0] / variances[1]), unit="", protocol=record, at_least=low, at_most=high)
+    return Figure(value=float(drawn / real), unit="", protocol=record, at_least=low, at_most=high)
 
 
-def _null_control(artist: _Artist, target_NA: NDArray[np.int64], bench: Bench) -> Findings:
-    """Images drawn without a caption, held against captions."""
-    target_NA = np.random.default_rng(1).permutation(target_NA)[:_NULL_IMAGES]
-    read_NA = bench.judge.predict(artist.draw([""] * len(target_NA), seed=1, guidance=1.0))
-    protocol = artist.protocol() | {"captions": "none: the null condition", "guidance": 1.0, "samples": len(target_NA)}
-    return control(f"{artist.name}_null", read_NA, target_NA, protocol)
+def _alike(samples: int) -> int:
+    """Images of one caption."""
+    return min(_ALIKE_IMAGES, samples // 2)
 
 
 def _shown(samples: int) -> list[int]:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from recipes.figures import Figure, Findings, merge
@@ -42,6 +43,7 @@ _CODE_FIGURES = {
 _SMALLEST_RATE = 1e-3
 
 
+@torch.no_grad()
 def measure_photos(folder: Path, network: Perceptual | None, progress: Callable[[str], None]) -> Findings:
     """Measure the runs photos_fsq and photos_vae of a demo folder; pictures go to folder/pictures."""
     models = {name: load(folder / f"photos_{name}" / "tokenizer") for name in TOKENIZERS}

@@ -5,7 +5,6 @@ Shape letters: B batch, N, T images, A attributes, F features, C, H, W image.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ __all__ = [
     "CHANCE",
     "Bench",
     "as_images",
+    "chance_range",
     "control",
     "make_bench",
     "measure_stores",
@@ -68,7 +68,7 @@ class Bench:
     findings: Findings
 
 
-def make_bench(folder: Path, *, judge_steps: int, progress: Callable[[str], None]) -> Bench:
+def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) -> Bench:
     """Train the judge on real images and hold it against its own gate."""
     progress("judge: learns to read shapes from real images")
     real, test = Shapes(_JUDGE_IMAGES, 101, "all"), Shapes(_TEST_IMAGES, 102, "all")
@@ -224,9 +224,3 @@ def as_images(shapes: Shapes) -> Tensor:
 def save_stack(folder: Path, name: str, image_BCHW: Tensor) -> None:
     """Save images one below the other as one picture."""
     save_picture(folder, name, np.concatenate(list(to_uint8(image_BCHW).permute(0, 2, 3, 1).numpy())))
-
-
-def configuration(folder: Path) -> dict[str, Any]:
-    """Kind and options of a saved generator, for a protocol record."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return {"kind": config["kind"], **config["options"]}

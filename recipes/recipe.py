@@ -23,19 +23,22 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoCrops:
-    """Random crops of the photographs inside the scikit-image wheel, reduced up to `max_downscale` times first."""
+    """Random crops of the photographs inside the scikit-image wheel, reduced or enlarged first up to so many times."""
 
     kind: Literal["photos"] = "photos"
     crop: int = 64
-    max_downscale: int = 2
+    max_downscale: int = 3
+    max_upscale: int = 2
 
     def __post_init__(self) -> None:
         """Refuse sizes that no crop can have."""
-        _require_positive(self, "crop", "max_downscale")
+        _require_positive(self, "crop", "max_downscale", "max_upscale")
 
     def source(self) -> Source:
         """Build the source."""
-        return RandomCrops(list(training_photos().values()), self.crop, max_downscale=self.max_downscale)
+        return RandomCrops(
+            list(training_photos().values()), self.crop, max_downscale=self.max_downscale, max_upscale=self.max_upscale
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

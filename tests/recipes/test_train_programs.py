@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import backbones
-from recipes.recipe import FolderImages, GeneratorRecipe, PhotoCrops, ShapeImages, TokenizerRecipe, load_recipe
+from recipes.recipe import FolderImages, GeneratorRecipe, PhotoCrops, ShapeImages, load_recipe
 from recipes.sample import TOKENIZER_FILE
 from recipes.train import run, train_generator, train_tokenizer
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
@@ -101,9 +101,9 @@ def test_latents_of_a_trained_vae_are_normalised(tmp_path):
     assert (raw.std(0) - 1).abs().max() > 0.01
 
 
-def test_perceptual_weight_without_its_package_is_refused_before_training(tmp_path):
+def test_an_unknown_perceptual_network_is_refused_before_training(tmp_path):
     recipe = load_recipe("shapes_fsq", ["objective.perceptual=1", "objective.perceptual_network=lpips-vg"])
-    with pytest.raises(ValueError, match="lpips-vg.*expected one of lpips-vgg"):
+    with pytest.raises(ValueError, match=r"lpips-vg.*expected one of lpips-vgg"):
         run(replace(recipe, data=SHAPES), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -138,15 +138,14 @@ def test_a_generator_is_trained_on_a_store(kind, tmp_path, stores):
     assert model.spec == store.spec
     assert (result / TOKENIZER_FILE).read_text().strip() == store.fingerprint
     assert len(history_of(tmp_path / "run")) == 4
+    if kind == "autoregressive":
+        options = generator_recipe(kind, stores).model
+        fresh = backbones.build(options.pop("kind"), options, store.spec, store.codebook_VD)
+        assert torch.equal(model.codes.codebook, fresh.codes.codebook)
     batch = store.batch([0, 1])
     losses = model.loss(batch)
     assert set(losses) == ({"image", "text"} if kind == "autoregressive" else {"velocity"})
     assert isinstance(model.sample(batch.captions, seed=0).check(model.spec), Tokens)
-
-
-def test_the_codebook_of_the_store_reaches_the_generator(stores):
-    codebook = TokenDataset(stores["autoregressive"]).codebook_VD
-    assert codebook.shape == (1000, 4)
 
 
 @pytest.mark.parametrize(("kind", "other"), [("autoregressive", "flow"), ("flow", "autoregressive")])
@@ -227,5 +226,5 @@ def test_a_linear_start_beats_a_random_one_on_heldout_images(data, kind):
         model.eval()
         decibels.append(float(psnr(model.decode(model.encode(HELDOUT[data])), HELDOUT[data]).mean()))
     random, linear = decibels
-    print(data, kind, f"random {random:.2f} dB, linear {linear:.2f} dB")
-    assert linear > random + {"fsq": 4, "vq": 4, "gaussian": 8}[kind]
+    assert random < 10
+    assert linear > {"fsq": 18, "vq": 18, "gaussian": 25}[kind]

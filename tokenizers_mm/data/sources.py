@@ -30,6 +30,7 @@ Pixels = NDArray[np.uint8]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _MASK = (1 << 64) - 1
+_UPSCALE_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class RandomCrops:
     colour           permute channels, scale saturation and contrast, shift brightness, and invert now and then: few
                      photographs show few colours, and a tokenizer that saw only those fails on others
     max_downscale    average blocks of 1..max_downscale pixels a side, so that coarser detail is seen too
+    max_upscale      enlarge three crops in ten 2..max_upscale times, so that smooth areas are seen too
     """
 
     def __init__(
@@ -109,11 +111,12 @@ class RandomCrops:
         flip: bool = True,
         colour: bool = True,
         max_downscale: int = 1,
+        max_upscale: int = 1,
     ) -> None:
-        if not photos or crop < 1 or draws_per_epoch < 1 or max_downscale < 1:
+        if not photos or min(crop, draws_per_epoch, max_downscale, max_upscale) < 1:
             raise ValueError(
-                f"{len(photos)} photos, crop={crop}, draws_per_epoch={draws_per_epoch}, max_downscale={max_downscale}: "
-                "each must be at least 1"
+                f"{len(photos)} photos, crop={crop}, draws_per_epoch={draws_per_epoch}, max_downscale={max_downscale}, "
+                f"max_upscale={max_upscale}: each must be at least 1"
             )
         for number, photo in enumerate(photos):
             if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or min(photo.shape[:2]) < crop:
@@ -121,7 +124,8 @@ class RandomCrops:
                     f"photo {number} is {photo.dtype} {photo.shape}: expected uint8 [H, W, 3], sides >= crop={crop}"
                 )
         self.photos, self.crop, self.draws_per_epoch = list(photos), crop, draws_per_epoch
-        self.flip, self.colour, self.max_downscale = flip, colour, max_downscale
+        self.flip, self.colour = flip, colour
+        self.max_downscale, self.max_upscale = max_downscale, max_upscale
 
     def __len__(self) -> int:
         return self.draws_per_epoch
@@ -135,12 +139,16 @@ class RandomCrops:
 
     def _crop(self, rng: np.random.Generator) -> Floats:
         photo = self.photos[int(rng.integers(len(self.photos)))]
-        factor = int(rng.integers(1, min(self.max_downscale, min(photo.shape[:2]) // self.crop) + 1))
-        side = self.crop * factor
+        if self.max_upscale > 1 and rng.random() < _UPSCALE_SHARE:
+            side = -(-self.crop // int(rng.integers(2, self.max_upscale + 1)))
+        else:
+            side = self.crop * int(rng.integers(1, min(self.max_downscale, min(photo.shape[:2]) // self.crop) + 1))
         top, left = (int(rng.integers(0, have - side + 1)) for have in photo.shape[:2])
         window = photo[top : top + side, left : left + side]
-        if factor > 1:
-            window = np.asarray(Image.fromarray(window).reduce(factor))
+        if side > self.crop:
+            window = np.asarray(Image.fromarray(window).reduce(side // self.crop))
+        elif side < self.crop:
+            window = np.asarray(Image.fromarray(window).resize((self.crop, self.crop), Image.Resampling.BILINEAR))
         if self.flip and rng.random() < 0.5:
             window = window[:, ::-1]
         pixels: Floats = window.reshape(-1, 3).astype(np.float32) / np.float32(127.5) - np.float32(1)

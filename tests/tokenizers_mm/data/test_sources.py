@@ -74,6 +74,15 @@ def test_downscale_averages_blocks():
     assert torch.unique(batch[batch.std((1, 2, 3)) == 0]).tolist() == [np.float32(128 / 127.5) - 1]
 
 
+def test_upscale_smooths_three_crops_in_ten():
+    photo = np.tile(np.array([0, 255], np.uint8)[None, :, None], (64, 32, 3))
+    source = RandomCrops([photo], 8, flip=False, colour=False, max_upscale=2)
+    batch = source.batch([Draw(0, seed) for seed in range(400)])
+    enlarged = ((batch.abs() < 0.9).flatten(1).any(1)).float().mean().item()  # bilinear: greys between black and white
+    assert abs(enlarged - 0.3) < 0.09  # four standard deviations
+    assert batch.shape == (400, 3, 8, 8)
+
+
 def test_colour_change_varies_hue_but_keeps_edges():
     photo = np.zeros((32, 32, 3), np.uint8)
     photo[:, 16:] = (200, 30, 30)

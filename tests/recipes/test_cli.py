@@ -1,0 +1,204 @@
+"""The console script: help for everything, the whole way through, and one line for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from recipes import cli
+from recipes.recipe import packaged_recipes
+
+COMMANDS = typer.main.get_command(cli.app).commands
+TINY = ["train.steps=3", "train.log_every=1", "train.tracker=none", "train.picture_every=0"]
+
+
+def tmm(*arguments, status=0):
+    """Output of a command that must end with this status."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+    assert result.exit_code == status, (result.output, result.exception)
+    return result.output
+
+
+def settings(*assignments):
+    return [part for assignment in assignments for part in ("--set", assignment)]
+
+
+def test_every_command_is_known():
+    assert set(COMMANDS) == {"recipes", "train", "eval", "encode", "verify", "sample", "data", "demo"}
+    listing = tmm("--help")
+    assert all(f" {name} " in listing for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_argument(name):
+    text, command = tmm(name, "--help"), COMMANDS[name]
+    assert command.help.splitlines()[0] in text
+    for parameter in command.params:
+        # Options are written in full, arguments by their name.
+        assert (parameter.opts[-1] if parameter.opts[0].startswith("-") else parameter.name) in text
+        assert parameter.help, f"{name}: {parameter.name} has no help"
+        assert parameter.help in text
+
+
+def test_recipes_are_listed_with_their_first_line():
+    lines = tmm("recipes").splitlines()
+    assert [line.split()[0] for line in lines] == list(packaged_recipes())
+    for line, path in zip(lines, packaged_recipes().values(), strict=True):
+        assert path.read_text().splitlines()[0].removeprefix("# ") in line
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """data -> train -> encode -> train -> sample, by commands alone; the output of each by name."""
+    root = tmp_path_factory.mktemp("chain")
+    out = {"data": tmm("data", "shapes", "--out", root / "shapes", "--count", 12)}
+    for name in ("fsq", "vae"):
+        flags = settings(*TINY, "data.count=12")
+        out[f"train {name}"] = tmm("train", f"shapes_{name}", "--out", root / name, *flags)
+        out[f"encode {name}"] = tmm("encode", root / name, root / "shapes", "--out", root / f"tokens_{name}")
+        out[f"verify {name}"] = tmm("verify", root / f"tokens_{name}")
+    for name, tokens in (("ar", "fsq"), ("flow", "vae")):
+        flags = settings(*TINY, "model.width=16", "model.depth=1", f"tokens={root / f'tokens_{tokens}'}")
+        out[f"train {name}"] = tmm("train", f"shapes_{name}", "--out", root / name, *flags)
+    return root, out
+
+
+def test_the_whole_chain(chain, tmp_path):
+    root, out = chain
+    assert out["data"] == f"wrote 12 images to {root / 'shapes'}\n"
+    assert out["train fsq"].endswith(f"saved {root / 'fsq' / 'tokenizer'}\n")
+    assert out["train ar"].endswith(f"saved {root / 'ar' / 'generator'}\n")
+    for name in ("fsq", "vae"):
+        assert out[f"encode {name}"].endswith("12 images = 12 encoded + 0 quarantined + 0 already there\n")
+        assert out[f"verify {name}"] == "1 shards, 12 encoded, 0 quarantined: whole\n"
+    for generator, tokenizer in (("ar", "fsq"), ("flow", "vae")):
+        png = tmp_path / "new" / f"{generator}.png"
+        captions = ["small red circle top left", "large blue cross middle centre"]
+        assert tmm("sample", root / generator, root / tokenizer, *captions, "--out", png) == f"wrote {png}\n"
+        assert Image.open(png).size == (2 * 128, 128)
+
+
+def test_eval_prints_a_table_and_writes_json(chain, tmp_path):
+    root, _ = chain
+    file = tmp_path / "new" / "figures.json"
+    table = tmm("eval", root / "fsq", root / "shapes", "--limit", 5, "--json", file)
+    figures = {figure["name"]: figure for figure in json.loads(file.read_text())["measurements"]}
+    assert "5 images: shapes" in table
+    assert f"{figures['PSNR']['value']:.4g}" in table
+    assert all(name in table for name in figures)
+    # The tokenizer folder inside the run folder is the same tokenizer.
+    assert tmm("eval", root / "fsq" / "tokenizer", root / "shapes", "--limit", 5, "--json", tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_text() == file.read_text()
+
+
+def test_a_second_encode_encodes_nothing(chain):
+    root, _ = chain
+    before = {path: path.read_bytes() for path in (root / "tokens_fsq").iterdir() if path.name != ".lock"}
+    again = tmm("encode", root / "fsq", root / "shapes", "--out", root / "tokens_fsq")
+    assert again.endswith("12 images = 0 encoded + 0 quarantined + 12 already there\n")
+    assert before == {path: path.read_bytes() for path in (root / "tokens_fsq").iterdir() if path.name != ".lock"}
+
+
+def test_verify_of_a_damaged_store_fails(chain, tmp_path):
+    root, _ = chain
+    (tmp_path / "store").mkdir()
+    for path in (root / "tokens_fsq").iterdir():
+        (tmp_path / "store" / path.name).write_bytes(path.read_bytes())
+    shard = tmp_path / "store" / "00000.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    output = tmm("verify", tmp_path / "store", status=1)
+    assert f"{shard}: does not match the SHA-256" in output.splitlines()[0]
+    assert output.splitlines()[-1].endswith("problems")
+
+
+def test_train_resumes(chain):
+    root, _ = chain
+    recipe = ["shapes_fsq", "--out", root / "fsq", *settings(*TINY, "data.count=12")]
+    weights = (root / "fsq" / "tokenizer" / "model.safetensors").read_bytes()
+    assert tmm("train", *recipe, "--resume").endswith(f"saved {root / 'fsq' / 'tokenizer'}\n")
+    assert (root / "fsq" / "tokenizer" / "model.safetensors").read_bytes() == weights
+
+
+def test_long_paths_stay_on_one_line(tmp_path):
+    folder = tmp_path / ("long [bold] " * 12)
+    result = CliRunner().invoke(cli.app, ["data", "shapes", "--out", str(folder), "--count", "1"])
+    assert result.output == f"wrote 1 images to {folder}\n"
+
+
+# -------------------------------------------------------------------------------------------------------- mistakes
+
+
+# Command, then how its line begins; r is the chain's folder, n an empty one.
+MISTAKES = [
+    ("encode r/fsq n --out n/t", "n: found an empty folder, no images; put .jpg, .jpeg, .png, .webp files there"),
+    ("encode n r/shapes --out n/t", "n/config.json: cannot be read (No such file or directory); expected a folder "),
+    ("encode r/vae r/shapes --out r/tokens_fsq", "r/tokens_fsq: the store has tokenizer fingerprint "),
+    ("sample r/ar r/vae caption --out n/x.png", "r/ar/generator draws tokens of "),
+    ("sample r/fsq r/fsq caption --out n/x.png", "r/fsq: not a saved generator"),
+    ("eval r/fsq n/nowhere", "n/nowhere: does not exist; give a folder of images"),
+    ("train shapes --out n/r", "recipe 'shapes': no such file, and not one of "),
+    ("train shapes_fsq --out r/fsq", "r/fsq holds a run already: resume it, or choose another folder"),
+    ("train shapes_ar --out n/r --set tokens=n", "n: is not a token store (it has no manifest.json)"),
+    ("train shapes_flow --out n/r --set tokens=r/tokens_fsq", "spec is discrete: a flow needs continuous latents"),
+    ("verify r/shapes", "r/shapes: holds 13 other files"),
+    ("data shapes --out r/shapes", "r/shapes is not empty: choose another folder"),
+    ("data shapes --out r/shapes/captions.jsonl", "[Errno 20] Not a directory: 'r/shapes/captions.jsonl'"),
+    ("data cats --out n/c", "data set 'cats': expected one of shapes, photos"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_one_line_on_stderr(command, message, chain, tmp_path, monkeypatch, capsys):
+    (tmp_path / "r").symlink_to(chain[0])
+    (tmp_path / "n").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tmm", *command.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 1
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("recipes.datasets.write_dataset", broken)
+    monkeypatch.setattr(sys, "argv", ["tmm", "data", "shapes", "--out", "x"])
+    with pytest.raises(KeyError, match="ours"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "shapes_fsq"], "Missing option '--out'"),
+        (["trane"], "No such command 'trane'"),
+        (["eval", "a", "b", "--limit", "0"], "should be greater than or equal to 1"),
+        (["data", "shapes", "--out", "x", "--cuont", "3"], "No such option: --cuont"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_usage_has_status_2(arguments, message):
+    assert message in tmm(*arguments, status=2)
+
+
+def test_as_a_program(tmp_path):
+    command = [sys.executable, "-m", "recipes.cli", "train", "shapes_fsq", "--out", "r", "--set", "train.steps=none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "40"})
+    file = Path(packaged_recipes()["shapes_fsq"])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {file}.train.steps = 'none': input should be a valid integer")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
