@@ -12,13 +12,13 @@ THEIRS = "vector-quantize-pytorch"
 SIZES = [(1024, 8), (1024, 32), (8192, 8), (8192, 32)]
 
 
-def peak_mib(function):
-    """Most memory, in MiB, that a call held beyond what was there before."""
+def with_peak(function, *arguments):
+    """Result of a call, and the most memory, in MiB, that it held beyond what was there before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
+        result = function(*arguments)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = torch.tensor([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]).cumsum(0)
-    return round(int(held.max()) / 2**20, 1)
+    return result, round(int(held.max()) / 2**20, 1)
 
 
 def assert_as_near(a, b, z, codebook):
@@ -34,7 +34,7 @@ def test_vq(compare, size, dim):
     ours, theirs = VQ(size, dim).eval(), vqp.VectorQuantize(dim=dim, codebook_size=size).eval()
     theirs._codebook.embed.copy_(ours.codebook_KD[None])
     z = torch.randn(1, VECTORS, dim)
-    a, (vectors, codes, _) = ours(z), theirs(z)
+    (a, a_peak), ((vectors, codes, _), b_peak) = with_peak(ours, z), with_peak(theirs, z)
     assert_as_near(a.codes_BNS[0, :, 0], codes[0], z[0], ours.codebook_KD)
     same = a.codes_BNS[..., 0] == codes
     torch.testing.assert_close(a.z_BND[same], vectors[same], atol=1e-5, rtol=0)
@@ -45,8 +45,8 @@ def test_vq(compare, size, dim):
         lambda: ours(z),
         lambda: theirs(z),
         rounds=3 if size > 1024 else 7,
-        A_peak_mib=peak_mib(lambda: ours(z)),
-        B_peak_mib=peak_mib(lambda: theirs(z)),
+        A_peak_mib=a_peak,
+        B_peak_mib=b_peak,
     )
 
 
@@ -58,7 +58,8 @@ def test_nearest(compare, size, dim):
     def plain():
         return torch.cdist(z, codebook).argmin(-1)
 
-    assert_as_near(nearest(z, codebook), plain(), z, codebook)
+    (a, a_peak), (b, b_peak) = with_peak(nearest, z, codebook), with_peak(plain)
+    assert_as_near(a, b, z, codebook)
     compare(
         f"nearest code, {VECTORS} vectors, K={size}, d={dim}",
         "quantizers.nearest",
@@ -66,8 +67,8 @@ def test_nearest(compare, size, dim):
         lambda: nearest(z, codebook),
         plain,
         rounds=5,
-        A_peak_mib=peak_mib(lambda: nearest(z, codebook)),
-        B_peak_mib=peak_mib(plain),
+        A_peak_mib=a_peak,
+        B_peak_mib=b_peak,
     )
 
 
@@ -75,7 +76,7 @@ def test_nearest(compare, size, dim):
 def test_fsq(compare):
     ours, theirs = FSQ([8, 5, 5, 5]), vqp.FSQ(levels=[8, 5, 5, 5]).eval()
     z = torch.randn(64, 1024, 4)
-    a, (vectors, codes) = ours(z), theirs(z)
+    (a, a_peak), ((vectors, codes), b_peak) = with_peak(ours, z), with_peak(theirs, z)
     assert torch.equal(a.codes_BNS[..., 0], codes.long())
     torch.testing.assert_close(a.z_BND, vectors, atol=1e-6, rtol=0)
     compare(
@@ -85,6 +86,6 @@ def test_fsq(compare):
         lambda: ours(z),
         lambda: theirs(z),
         rounds=51,
-        A_peak_mib=peak_mib(lambda: ours(z)),
-        B_peak_mib=peak_mib(lambda: theirs(z)),
+        A_peak_mib=a_peak,
+        B_peak_mib=b_peak,
     )

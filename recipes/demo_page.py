@@ -21,17 +21,17 @@ from recipes.page_picture import Pixels
 
 __all__ = ["write_demo_page"]
 
-_FEW_STEPS, _CURVE_POINTS = 100, 80
+_FEW_STEPS, _CURVE_POINTS = 100, 50
 _NAMES = {
     "photos_fsq": "FSQ on photographs",
     "photos_vae": "VAE on photographs",
     "shapes_fsq": "FSQ on shapes",
     "shapes_vae": "VAE on shapes",
-    "tokens_fsq": "shapes to FSQ tokens",
-    "tokens_vae": "shapes to VAE latents",
-    "shapes_ar": "token by token",
-    "shapes_flow": "flow",
-    "everything": "everything, measuring not included",
+    "tokens_fsq": "Shapes to FSQ tokens",
+    "tokens_vae": "Shapes to VAE latents",
+    "shapes_ar": "Token by token",
+    "shapes_flow": "Flow",
+    "everything": "Everything, measuring not included",
 }
 # Chart title -> label of the vertical axis, and line name -> run and key of its history.
 _CURVES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
@@ -146,7 +146,7 @@ def _opening(findings: Findings, pictures: Pictures, histories: Mapping[str, His
 
 def _facts(findings: Findings, reached: int, targets: int) -> list[tuple[str, str]]:
     facts = [
-        (f"{findings.value('photos/flower/fsq/psnr'):.1f} dB", "flower, from 0.16 bits per pixel"),
+        (f"{findings.value('photos/flower/fsq/psnr'):.1f} dB", "flower through FSQ, 0.16 bits per pixel"),
         (f"{100 * findings.value('captions/heldout'):.1f} %", "captions right, held-out combinations"),
         (f"{100 * findings.value('shapes/ar/all/joint'):.1f} %", "drawn token by token, all attributes right"),
         (f"{100 * findings.value('shapes/flow/all/joint'):.1f} %", "drawn by the flow, all attributes right"),
@@ -154,7 +154,7 @@ def _facts(findings: Findings, reached: int, targets: int) -> list[tuple[str, st
     ]
     if "everything" in findings.seconds:
         minutes = findings.seconds["everything"] / 60
-        facts.append((f"{minutes:.1f} min", f"of training on {findings.environment['cores']} CPU cores"))
+        facts.append((f"{minutes:.1f} min", f"all training, on {findings.environment['cores']} CPU cores"))
     return facts
 
 
@@ -172,7 +172,7 @@ def _add_tokens(page: Page, findings: Findings) -> None:
         )
         rows.append([words, int(bits), round(size / 1e3), round(size / count), round(whole / 1e3)])
     page.table(
-        ["", "Bits per picture", "Tokens, kB", "Bytes per picture", "With captions and checksums, kB"],
+        ["", "Bits per picture", "Files, kB", "Bytes per picture", "With captions and checksums, kB"],
         rows,
         note="A picture has 32 × 32 pixels, 3,072 bytes as it is. FSQ codes are packed: ten bits each.",
     )
@@ -206,8 +206,9 @@ def _curve(history: History, key: str) -> Points:
     points = [(row["step"], row[key]) for row in history if row.get(key, 0) > 0]
     if not points:
         return []
-    parts = np.array_split(np.array(points), min(len(points), _CURVE_POINTS))
-    return [(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts]
+    stride = -(-len(points) // _CURVE_POINTS)
+    parts = [np.array(points[start : start + stride]).mean(0) for start in range(0, len(points), stride)]
+    return [(float(x), float(y)) for x, y in parts]
 
 
 def _add_protocols(page: Page, findings: Findings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recipes.figures import Findings
-from recipes.findings_photos import PHOTO_TARGETS
+from recipes.findings_photos import CODECS, PHOTO_TARGETS
 from recipes.page import Cell, Page
 from recipes.page_picture import Pixels
 
@@ -79,9 +79,9 @@ def _photo_table(page: Page, findings: Findings, name: str, title: str, text: st
 def _comparison(findings: Findings, name: str) -> str:
     """Who wins, in words."""
     sentences = []
-    for codec in ("JPEG", "WebP"):
+    for codec, words in CODECS.items():
         leads = [
-            findings.value(f"photos/{photo}/{codec.lower()}_at_{name}/psnr")
+            findings.value(f"photos/{photo}/{codec}_at_{name}/psnr")
             - findings.value(f"photos/{photo}/{name}/psnr")
             for photo in _PHOTOS
         ]

@@ -33,8 +33,8 @@ def add_shapes(page: Page, findings: Findings, pictures: Pictures) -> None:
     """Pictures first, then figures."""
     page.section(
         "Shapes that can be checked",
-        "432 captions name a size, a colour, a shape and a position; 65 of these combinations were held out of all "
-        "training. An independent judge, trained on real images only, reads the four attributes back from whatever a "
+        "432 captions name a size, a colour, a shape and a position; tokenizers and "
+        "generators learned from 367 of these combinations, the other 65 were held out. An independent judge, trained on real images only, reads the four attributes back from whatever a "
         "model drew, so that a picture is right or wrong and not a matter of taste.\n\n"
         "Pictures are the first ones made, never chosen.",
     )
@@ -163,9 +163,9 @@ def _add_controls(page: Page, findings: Findings) -> None:
     combinations = 1.0
     for values in ATTRIBUTES.values():
         combinations /= len(values)
-    rows.append(["Chance", *chance, Share(combinations), None])
+    rows.append(["An even guess", *chance, Share(combinations), None])
     page.heading(
         "Controls",
         "What must fail: pictures held against captions of other pictures, tokens drawn at random, no caption at all. "
-        "The judge should read what guessing would give, within four standard deviations.",
+        "The judge may agree with a caption as often as chance has it, within four standard deviations.",
     ).table(["", *_TITLES, "At chance"], rows)

@@ -30,7 +30,7 @@ __all__ = ["CODECS", "PHOTO_TARGETS", "PICTURES", "TOKENIZERS", "measure_photos"
 
 PICTURES = "pictures"
 TOKENIZERS = ("fsq", "vae")
-CODECS: tuple[Codec, ...] = ("jpeg", "webp")
+CODECS: dict[Codec, str] = {"jpeg": "JPEG", "webp": "WebP"}
 PHOTO_TARGETS = {("china", "fsq"): 20.0, ("flower", "fsq"): 25.5, ("china", "vae"): 21.5, ("flower", "vae"): 29.0}
 _REFERENCE = "photographs of scikit-learn, held out, whole"
 # Measurements of `evaluate`: the rate of each tokenizer; path, unit and factor of what its codes look like.
@@ -67,7 +67,7 @@ def save_picture(folder: Path, name: str, pixels: Pixels) -> None:
 def _measure_tokenizer(
     folder: Path, photo: str, pixels: Pixels, name: str, model: Autoencoder, network: Perceptual | None
 ) -> Findings:
-    path, record = f"photos/{photo}/{name}", f"{photo}, {name.upper()}"
+    path, record = f"photos/{photo}/{name}", f"{photo.title()}, {name.upper()}"
     result = evaluate(
         model, [to_tensor(pixels)[None]], protocol=Protocol(reference=_REFERENCE), perceptual=network, pad=True
     )
@@ -112,7 +112,7 @@ def _measure_codec(
     folder: Path, photo: str, pixels: Pixels, name: str, codec: Codec, rate: float, network: Perceptual | None
 ) -> Findings:
     """JPEG or WebP with at most the bits that tokenizer `name` spent on this photograph."""
-    path, record = f"photos/{photo}/{codec}_at_{name}", f"{photo}, {codec.upper()} at the rate of {name.upper()}"
+    path, record = f"photos/{photo}/{codec}_at_{name}", f"{photo.title()}, {CODECS[codec]} at the rate of {name.upper()}"
     result = encode_at_rate(pixels, codec, rate)
     save_picture(folder, f"{photo}_{codec}_at_{name}", result.pixels)
     image, target = to_tensor(result.pixels)[None], to_tensor(pixels)[None]

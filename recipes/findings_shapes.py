@@ -6,7 +6,8 @@ Shape letters: B batch, N, T images, A attributes, F features, C, H, W image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,13 @@ from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoint import fingerprint, load
 from tokenizers_mm.data.encode import CAPTIONS
 from tokenizers_mm.data.images import to_uint8
-from tokenizers_mm.data.shapes import ATTRIBUTES, COMBINATIONS, Shapes
+from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.measure.information import CodeStatistics
 from tokenizers_mm.measure.judge import AttributeJudge, accuracy, train_judge
 from tokenizers_mm.measure.reconstruction import psnr
 
 __all__ = [
-    "CHANCE",
     "Bench",
     "as_images",
     "chance_range",
@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 JUDGE_GATE, CEILING_GATE = 0.99, 0.93
-CHANCE = {name: 1 / len(values) for name, values in ATTRIBUTES.items()} | {"joint": 1 / len(COMBINATIONS)}
 _JUDGE_IMAGES, _TEST_IMAGES, _CHUNK, _SHOWN = 8000, 2000, 250, 8
 _CHANCE_SIGMAS = 4.0
 
@@ -192,22 +191,27 @@ def control(
 ) -> Findings:
     """A negative control: readings against captions that the images do not belong to must be at chance.
 
-    At chance means within four standard deviations of a fair guess on as many images.
+    Chance is how often readings and captions would agree if neither knew of the other; four standard deviations to
+    both sides are allowed.
     """
     target_NA = np.random.default_rng(0).permutation(attributes_NA) if shuffle else attributes_NA
-    record, count = f"Control: {name.replace('_', ' ')}", len(read_NA)
-    figures = {}
-    for attribute, value in accuracy(read_NA, torch.from_numpy(target_NA), ATTRIBUTES).items():
-        low, high = chance_range(CHANCE[attribute], count)
+    record = f"Control: {name.replace('_', ' ')}"
+    figures, columns = {}, [[column] for column in range(len(ATTRIBUTES))] + [list(range(len(ATTRIBUTES)))]
+    found = accuracy(read_NA, torch.from_numpy(target_NA), ATTRIBUTES)
+    for (attribute, value), chosen in zip(found.items(), columns, strict=True):
+        read, target = (list(map(tuple, rows[:, chosen].tolist())) for rows in (read_NA, target_NA))
+        low, high = chance_range(read, target)
         figures[f"control/{name}/{attribute}"] = Figure(
             value=value, unit="share", protocol=record, at_least=low, at_most=high
         )
-    return Findings(figures=figures, protocols={record: {**protocol, "allowed": "chance, 4 standard deviations"}})
+    return Findings(figures=figures, protocols={record: {**protocol, "allowed": "agreement by chance, 4 standard deviations to both sides"}})
 
 
-def chance_range(chance: float, count: int) -> tuple[float, float]:
-    """What guessing gives on `count` images: four standard deviations to both sides."""
-    spread = _CHANCE_SIGMAS * math.sqrt(chance * (1 - chance) / count)
+def chance_range(read: Sequence[Hashable], target: Sequence[Hashable]) -> tuple[float, float]:
+    """How often two independent lists of these values would agree, four standard deviations to both sides."""
+    reads, targets = Counter(read), Counter(target)
+    chance = sum(reads[value] * count for value, count in targets.items()) / (len(read) * len(target))
+    spread = _CHANCE_SIGMAS * math.sqrt(chance * (1 - chance) / len(read))
     return max(0.0, chance - spread), min(1.0, chance + spread)
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from recipes import cli
-from recipes.recipe import packaged_recipes
+from recipes.demo import demo_jobs
+from recipes.recipe import load_recipe, packaged_recipes
 
 COMMANDS = typer.main.get_command(cli.app).commands
 TINY = ["train.steps=3", "train.log_every=1", "train.tracker=none", "train.picture_every=0"]
@@ -131,6 +132,21 @@ def test_long_paths_stay_on_one_line(tmp_path):
     folder = tmp_path / ("long [bold] " * 12)
     result = CliRunner().invoke(cli.app, ["data", "shapes", "--out", str(folder), "--count", "1"])
     assert result.output == f"wrote 1 images to {folder}\n"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_demo_runs_commands_that_exist(tmp_path, quick):
+    jobs, done = demo_jobs(tmp_path, quick=quick), set()
+    for job in jobs:
+        name, *arguments = job.arguments
+        options = COMMANDS[name].make_context(name, arguments).params
+        assert set(job.needs) <= done, f"{job.name} stands before what it needs"
+        if name == "train":
+            recipe = load_recipe(options["recipe"], options["assign"])
+            assert (recipe.train.steps, options["out"] / "history.jsonl") == (job.steps, job.history)
+            assert job.steps <= 20 or not quick
+        done.add(job.name)
+    assert len(done) == len(jobs)
 
 
 # -------------------------------------------------------------------------------------------------------- mistakes

@@ -149,7 +149,7 @@ def test_curves_are_those_of_the_histories(findings: Findings, copy: Path) -> No
     history.write_text("".join(json.dumps({"step": s, "loss": 1, "velocity": 2.0 - s / 10}) + "\n" for s in range(10)))
     learned = section(page(findings, copy), "How it learned")
     lines = re.findall(r'points="(.*?)"', learned)
-    assert [len(line.split()) for line in lines] == [80] * 6 + [10]
+    assert [len(line.split()) for line in lines] == [50] * 6 + [10]
     heights = [float(point.split(",")[1]) for point in lines[-1].split()]
     assert heights == sorted(heights)
 

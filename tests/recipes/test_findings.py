@@ -144,8 +144,10 @@ def test_training_images_are_called_copies(bench: Bench) -> None:
 
 
 def test_chance_is_a_fair_guess_within_four_deviations() -> None:
-    assert chance_range(0.25, 1200) == pytest.approx((0.2, 0.3))
-    assert chance_range(1 / 432, 16)[0] == 0
+    assert chance_range([0, 1, 2, 3] * 300, [3, 0, 2, 1] * 300) == pytest.approx((0.2, 0.3))
+    assert chance_range(["a"] * 3 + ["b"], ["a", "b", "c", "d"]) == (0, 1)
+    assert chance_range(["a"] * 100, ["b"] * 50 + ["a"] * 50) == pytest.approx((0.3, 0.7))
+    assert chance_range(["a"] * 100, ["b"] * 100) == (0, 0)
     right = torch.from_numpy(Shapes(50, 0, "all").attributes)
     found = control("x", right, right.numpy(), {})
     assert [figure.reached for figure in found.figures.values()] == [False] * 5
@@ -245,7 +247,7 @@ def test_with_the_network_every_photograph_has_one(demo_folder: Path, small_phot
     found = measure_photos(demo_folder, network, lambda what: None)
     paths = {path for path in found.figures if path.endswith("/psnr")}
     assert {path.replace("/psnr", "/perceptual") for path in paths} <= set(found.figures)
-    assert found.protocols["china, FSQ"]["extractor"] == network.name
+    assert found.protocols["China, FSQ"]["extractor"] == network.name
 
 
 def test_figures_know_whether_they_reached_their_target() -> None:

@@ -55,11 +55,13 @@ def test_jobs_wait_for_what_they_need(fake):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_more_run_at_once_than_there_are_workers(fake, workers):
     names = "abcde"
-    run_jobs([job(name, 0.3) for name in names], fake / "logs", workers=workers)
+    run_jobs([job(name, 0.3 * workers) for name in names], fake / "logs", workers=workers)
     spans = [times(fake, name) for name in names]
     together = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
     assert max(together) == workers
-    assert spans[0] == min(spans)  # in the given order
+    started = sorted(names, key=lambda name: times(fake, name)[0])
+    assert set(started[:workers]) == set(names[:workers])  # in the given order, as far as that can be seen
+    assert workers > 1 or started == list(names)
 
 
 def test_each_job_has_its_share_of_the_cores(fake, monkeypatch):
