@@ -218,7 +218,7 @@ def _add_protocols(page: Page, findings: Findings) -> None:
         "`findings.json` beside this page.",
     )
     for name, record in findings.protocols.items():
-        page.details(name, record)
+        page.details(name, {field.replace("_", " "): value for field, value in record.items()})
 
 
 def _add_commands(page: Page, folder: Path) -> None:

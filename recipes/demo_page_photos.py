@@ -79,17 +79,16 @@ def _photo_table(page: Page, findings: Findings, name: str, title: str, text: st
 def _comparison(findings: Findings, name: str) -> str:
     """Who wins, in words."""
     sentences = []
-    for codec, words in CODECS.items():
+    for codec, title in CODECS.items():
         leads = [
-            findings.value(f"photos/{photo}/{codec}_at_{name}/psnr")
-            - findings.value(f"photos/{photo}/{name}/psnr")
+            findings.value(f"photos/{photo}/{codec}_at_{name}/psnr") - findings.value(f"photos/{photo}/{name}/psnr")
             for photo in _PHOTOS
         ]
         words = [
             f"{abs(lead):.1f} dB {'ahead' if lead > 0 else 'behind'} on {photo}"
             for lead, photo in zip(leads, _PHOTOS, strict=True)
         ]
-        sentences.append(f"{codec} is {' and '.join(words)}.")
+        sentences.append(f"{title} is {' and '.join(words)}.")
     extra = "Pixels are rounded to 8 bits before they are compared."
     if name == "fsq":
         extra += " The rate counts the tokens of the five rows that were added to reach a multiple of 8."

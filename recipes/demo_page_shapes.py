@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from recipes.demo_page_photos import Pictures
 from recipes.figures import Example, Figure, Findings
-from recipes.findings_generators import SAMPLING
+from recipes.findings_generators import NAMES, SAMPLING
+from recipes.findings_shapes import CONTROLS
 from recipes.page import Cell, Page, Share
 from recipes.page_picture import Pixels
 from tokenizers_mm.data.shapes import ATTRIBUTES
@@ -15,17 +16,6 @@ __all__ = ["add_shapes"]
 
 _COLUMNS = ("size", "colour", "shape", "position", "joint")
 _TITLES = ("Size", "Colour", "Shape", "Position", "All four")
-_GENERATORS = {"ar": "Token by token", "flow": "Flow"}
-_CONTROLS = {
-    "shuffled": "Real images, captions of others",
-    "random_fsq": "Decoded from random codes",
-    "random_vae": "Decoded from random latents",
-    "ar_shuffled": "Token by token, captions of others",
-    "ar_null": "Token by token, no caption",
-    "flow_shuffled": "Flow, captions of others",
-    "flow_null": "Flow, no caption",
-    "captions": "Captions written, of other images",
-}
 _LONGEST_TEXT = 60
 
 
@@ -33,9 +23,9 @@ def add_shapes(page: Page, findings: Findings, pictures: Pictures) -> None:
     """Pictures first, then figures."""
     page.section(
         "Shapes that can be checked",
-        "432 captions name a size, a colour, a shape and a position; tokenizers and "
-        "generators learned from 367 of these combinations, the other 65 were held out. An independent judge, trained on real images only, reads the four attributes back from whatever a "
-        "model drew, so that a picture is right or wrong and not a matter of taste.\n\n"
+        "432 captions name a size, a colour, a shape and a position; tokenizers and generators learned from 367 of "
+        "these combinations, the other 65 were held out. An independent judge, trained on real images only, reads the "
+        "four attributes back from whatever a model drew: a picture is right or wrong, not a matter of taste.\n\n"
         "Pictures are the first ones made, never chosen.",
     )
     page.heading("Reconstructions")
@@ -54,7 +44,7 @@ def add_shapes(page: Page, findings: Findings, pictures: Pictures) -> None:
         "The same transformer as above writes captions of real pictures. A tick means that every byte is right.",
     )
     examples = findings.examples["captions"]
-    texts = [example.read if example.right else _printable(example.read) for example in examples]
+    texts = [_printable(example.read) for example in examples]
     page.gallery(_cut(pictures("captions"), len(examples)), texts, [example.right for example in examples])
     _add_accuracies(page, findings)
     _add_targets(page, findings)
@@ -97,7 +87,7 @@ def _add_accuracies(page: Page, findings: Findings) -> None:
     rows: list[list[Cell]] = [_judged(findings, "shapes/judge", "Real images: the judge itself")]
     for name in ("fsq", "vae"):
         rows.append(_judged(findings, f"shapes/{name}", f"{name.upper()} reconstructions: the ceiling"))
-    for name, words in _GENERATORS.items():
+    for name, words in NAMES.items():
         rows.append(_judged(findings, f"shapes/{name}/all", words))
         rows.append(_judged(findings, f"shapes/{name}/seen", f"{words}, seen combinations"))
         rows.append(_judged(findings, f"shapes/{name}/heldout", f"{words}, held-out combinations"))
@@ -122,12 +112,12 @@ def _add_targets(page: Page, findings: Findings) -> None:
     ]
     for name in ("fsq", "vae"):
         rows.append(_goal(findings[f"shapes/{name}/joint"], f"{name.upper()} reconstructions: all four read"))
-    for name, words in _GENERATORS.items():
+    for name, words in NAMES.items():
         for column in ("colour", "size", "position", "shape"):
             rows.append(_goal(findings[f"shapes/{name}/all/{column}"], f"{words}: {column}"))
     page.heading("Against the targets").table(["", "Measured", "Target", ""], rows)
     rows = []
-    for name, words in _GENERATORS.items():
+    for name, words in NAMES.items():
         rows.append(_goal(findings[f"shapes/{name}/diversity"], f"{words}: variety, drawn over real"))
         rows.append(_goal(findings[f"shapes/{name}/distance_ratio"], f"{words}: distance to training set, over unseen"))
         rows.append(_goal(findings[f"shapes/{name}/copies"], f"{words}: copies of training images"))
@@ -155,7 +145,7 @@ def _goal(figure: Figure, words: str) -> list[Cell]:
 
 def _add_controls(page: Page, findings: Findings) -> None:
     rows: list[list[Cell]] = []
-    for name, words in _CONTROLS.items():
+    for name, words in (CONTROLS | {"captions": "Captions written, of other images"}).items():
         figures = [findings.figures.get(f"control/{name}/{column}") for column in _COLUMNS]
         cells: Sequence[Cell] = [None if figure is None else Share(figure.value) for figure in figures]
         rows.append([words, *cells, all(figure.reached is not False for figure in figures if figure is not None)])

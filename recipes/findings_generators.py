@@ -28,6 +28,7 @@ from tokenizers_mm.measure.memorisation import COPIES_ALLOWED, RATIO_RANGE, Memo
 
 __all__ = [
     "GENERATORS",
+    "NAMES",
     "SAMPLING",
     "Drawing",
     "draw_pictures",
@@ -38,6 +39,7 @@ __all__ = [
 
 # Generator -> tokenizer that its tokens belong to.
 GENERATORS = {"ar": "fsq", "flow": "vae"}
+NAMES = {"ar": "Token by token", "flow": "Flow"}
 SAMPLING: dict[str, dict[str, Any]] = {
     "ar": {"guidance": 2.0, "temperature": 1.0},
     "flow": {"guidance": 2.0, "steps": 20, "solver": "euler"},
@@ -139,7 +141,7 @@ def measure_drawing(drawing: Drawing, bench: Bench, ceiling: Findings) -> Findin
     name, captions = drawing.name, [text for shapes in drawing.halves.values() for text in shapes.captions]
     target_NA = np.concatenate([shapes.attributes for shapes in drawing.halves.values()])
     read_NA = bench.judge.predict(drawing.images)
-    record = f"Shapes drawn, {name}"
+    record = f"Shapes drawn: {NAMES[name].lower()}"
     protocol = {
         **drawing.protocol,
         "target": f"{OF_CEILING:.0%} of the reconstruction ceiling, which counts as at least {CEILING_GATE:.0%}",

@@ -69,7 +69,11 @@ def _measure_tokenizer(
 ) -> Findings:
     path, record = f"photos/{photo}/{name}", f"{photo.title()}, {name.upper()}"
     result = evaluate(
-        model, [to_tensor(pixels)[None]], protocol=Protocol(reference=_REFERENCE), perceptual=network, pad=True
+        model,
+        [to_tensor(pixels)[None]],
+        protocol=Protocol(reference=_REFERENCE, ema=True),
+        perceptual=network,
+        pad=True,
     )
     decoded, tokens = _reconstruct(model, pixels)
     save_picture(folder, f"{photo}_{name}", decoded)
@@ -112,7 +116,8 @@ def _measure_codec(
     folder: Path, photo: str, pixels: Pixels, name: str, codec: Codec, rate: float, network: Perceptual | None
 ) -> Findings:
     """JPEG or WebP with at most the bits that tokenizer `name` spent on this photograph."""
-    path, record = f"photos/{photo}/{codec}_at_{name}", f"{photo.title()}, {CODECS[codec]} at the rate of {name.upper()}"
+    path = f"photos/{photo}/{codec}_at_{name}"
+    record = f"{photo.title()}, {CODECS[codec]} at the rate of {name.upper()}"
     result = encode_at_rate(pixels, codec, rate)
     save_picture(folder, f"{photo}_{codec}_at_{name}", result.pixels)
     image, target = to_tensor(result.pixels)[None], to_tensor(pixels)[None]

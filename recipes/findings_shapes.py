@@ -31,6 +31,8 @@ from tokenizers_mm.measure.judge import AttributeJudge, accuracy, train_judge
 from tokenizers_mm.measure.reconstruction import psnr
 
 __all__ = [
+    "CEILING_GATE",
+    "CONTROLS",
     "Bench",
     "as_images",
     "chance_range",
@@ -43,6 +45,15 @@ __all__ = [
 ]
 
 JUDGE_GATE, CEILING_GATE = 0.99, 0.93
+CONTROLS = {
+    "shuffled": "Real images, captions of others",
+    "random_fsq": "Decoded from random codes",
+    "random_vae": "Decoded from random latents",
+    "ar_shuffled": "Token by token, captions of others",
+    "ar_null": "Token by token, no caption",
+    "flow_shuffled": "Flow, captions of others",
+    "flow_null": "Flow, no caption",
+}
 _JUDGE_IMAGES, _TEST_IMAGES, _CHUNK, _SHOWN = 8000, 2000, 250, 8
 _CHANCE_SIGMAS = 4.0
 
@@ -195,7 +206,7 @@ def control(
     both sides are allowed.
     """
     target_NA = np.random.default_rng(0).permutation(attributes_NA) if shuffle else attributes_NA
-    record = f"Control: {name.replace('_', ' ')}"
+    record = f"Control: {CONTROLS[name].lower()}"
     figures, columns = {}, [[column] for column in range(len(ATTRIBUTES))] + [list(range(len(ATTRIBUTES)))]
     found = accuracy(read_NA, torch.from_numpy(target_NA), ATTRIBUTES)
     for (attribute, value), chosen in zip(found.items(), columns, strict=True):
@@ -204,7 +215,10 @@ def control(
         figures[f"control/{name}/{attribute}"] = Figure(
             value=value, unit="share", protocol=record, at_least=low, at_most=high
         )
-    return Findings(figures=figures, protocols={record: {**protocol, "allowed": "agreement by chance, 4 standard deviations to both sides"}})
+    return Findings(
+        figures=figures,
+        protocols={record: {**protocol, "allowed": "agreement by chance, 4 standard deviations to both sides"}},
+    )
 
 
 def chance_range(read: Sequence[Hashable], target: Sequence[Hashable]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def halves() -> dict[str, Shapes]:
 
 @pytest.fixture(scope="module")
 def bench(halves: dict[str, Shapes]) -> Bench:
-    real, train = Shapes(432 * 12, 5, "all"), Shapes(2000, 0, "train")
+    real, train = Shapes(432 * 4, 5, "all"), Shapes(2000, 0, "train")
     judge = Oracle(real, train, *halves.values())
     return Bench(
         judge=cast(AttributeJudge, judge),
@@ -64,8 +64,8 @@ def bench(halves: dict[str, Shapes]) -> Bench:
 @pytest.fixture(scope="module")
 def perfect(halves: dict[str, Shapes], bench: Bench) -> Drawing:
     """A generator that draws what it is asked for: fresh real images."""
-    labels = [int(label) for shapes in halves.values() for label in shapes.labels[:4]]
-    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:12] for label in labels])
+    labels = [int(label) for shapes in halves.values() for label in shapes.labels[:12]]
+    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:4] for label in labels])
     return Drawing(
         name="ar",
         protocol={"sampling": "none"},
@@ -120,7 +120,7 @@ def test_a_generator_that_copies_or_repeats_itself_misses(perfect: Drawing, benc
     found = measure_drawing(copier, bench, ceiling)
     assert (found.value("shapes/ar/copies"), found["shapes/ar/copies"].reached) == (1.0, False)
     assert (found.value("shapes/ar/distance_ratio"), found["shapes/ar/distance_ratio"].reached) == (0.0, False)
-    same = perfect.alike[::12].repeat_interleave(12, 0)
+    same = perfect.alike[::4].repeat_interleave(4, 0)
     found = measure_drawing(replace(perfect, alike=same), bench, ceiling)
     assert found.value("shapes/ar/diversity") < 1e-9
     assert found["shapes/ar/diversity"].reached is False
@@ -149,7 +149,7 @@ def test_chance_is_a_fair_guess_within_four_deviations() -> None:
     assert chance_range(["a"] * 100, ["b"] * 50 + ["a"] * 50) == pytest.approx((0.3, 0.7))
     assert chance_range(["a"] * 100, ["b"] * 100) == (0, 0)
     right = torch.from_numpy(Shapes(50, 0, "all").attributes)
-    found = control("x", right, right.numpy(), {})
+    found = control("shuffled", right, right.numpy(), {})
     assert [figure.reached for figure in found.figures.values()] == [False] * 5
 
 

@@ -31,7 +31,7 @@ SHAPES = ShapeImages(count=40)
 
 def recipe_of(name="shapes_fsq", data=SHAPES, train=TRAIN, **model):
     recipe = load_recipe(name)
-    return replace(recipe, data=data, train=train, model=replace(recipe.model, **model))
+    return replace(recipe, data=data, train=train, model=replace(recipe.model, **{"linear": True, **model}))
 
 
 def history_of(folder):
@@ -88,6 +88,13 @@ def test_the_saved_tokenizer_is_the_one_that_was_trained(tmp_path):
     trained = train_tokenizer(recipe_of(train=replace(TRAIN, steps=1)), tmp_path / "run")
     assert fingerprint(load(tmp_path / "run" / "tokenizer")) == fingerprint(trained)
     assert not trained.training
+
+
+def test_training_begins_at_the_linear_code(tmp_path):
+    for linear in (True, False):
+        run(recipe_of(train=replace(TRAIN, steps=1), linear=linear), tmp_path / str(linear))
+    linear, random = (history_of(tmp_path / name)[0]["loss"] for name in ("True", "False"))
+    assert linear < 0.2 * random
 
 
 def test_latents_of_a_trained_vae_are_normalised(tmp_path):
@@ -220,7 +227,7 @@ def test_a_linear_start_beats_a_random_one_on_heldout_images(data, kind):
     decibels = []
     for linear_start in (False, True):
         torch.manual_seed(0)
-        model = build_autoencoder(replace(recipe.model, bottleneck=BOTTLENECKS[kind]))
+        model = build_autoencoder(replace(recipe.model, bottleneck=BOTTLENECKS[kind], linear=True))
         if linear_start:
             start_linear(model, source.batch(draws_for(len(source), 1, 0, 64)))
         model.eval()
