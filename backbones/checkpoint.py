@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def build(
 
 
 def save(generator: Autoregressive | Flow, folder: str | Path) -> None:
-    """Write the generator to a folder, which is made if need be."""
+    """Write the generator to a folder, which is made if need be; each file appears whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -40,9 +41,11 @@ def save(generator: Autoregressive | Flow, folder: str | Path) -> None:
         "spec": json.loads(generator.spec.to_json()),
         "options": asdict(generator.config),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    save_file(state, folder / ".model.safetensors.partial")
+    (folder / ".config.json.partial").write_text(json.dumps(config, indent=2) + "\n")
+    for name in ("model.safetensors", "config.json"):
+        os.replace(folder / f".{name}.partial", folder / name)
 
 
 def load(folder: str | Path) -> Autoregressive | Flow:

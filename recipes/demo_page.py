@@ -86,7 +86,7 @@ def write_demo_page(findings: Findings, folder: Path, path: Path) -> Path:
     ]
     page.footer(
         " · ".join(libraries),
-        f"{environment['cores']} CPU cores, no accelerator · {environment['date']}",
+        f"{environment['cores']} CPU cores · {environment['date']}",
         "Photographs: china and flower come with scikit-learn; training pictures with scikit-image.",
     )
     return page.write(path)
@@ -222,5 +222,5 @@ def _add_protocols(page: Page, findings: Findings) -> None:
 
 
 def _add_commands(page: Page, folder: Path) -> None:
-    page.section("Go further", "Everything above was made by these commands; each is a thin door to a function.")
+    page.section("Go further", "Everything above was made by commands like these; each is a thin door to a function.")
     page.code(_COMMANDS.format(demo=folder))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,14 +15,13 @@ import torch
 from recipes.figures import Example, Figure, Findings, merge
 from recipes.findings_generators import (
     GENERATORS,
-    Drawing,
     draw_pictures,
     measure_captions,
     measure_copies_control,
     measure_drawing,
 )
 from recipes.findings_photos import TOKENIZERS, measure_photos
-from recipes.findings_shapes import Bench, make_bench, measure_stores, measure_tokenizer
+from recipes.findings_shapes import make_bench, measure_stores, measure_tokenizer
 from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 
 __all__ = ["Example", "Figure", "Findings", "measure_demo"]
@@ -56,19 +55,38 @@ def measure_demo(
     try:
         # One thread per task: small networks side by side use two cores better than one network on both.
         with ThreadPoolExecutor(_WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            flow = pool.submit(draw_pictures, folder, "flow", samples, progress)
-            bench = pool.submit(make_bench, folder, judge_steps, progress)
-            photos = pool.submit(measure_photos, folder, network, progress)
-            autoregressive = pool.submit(draw_pictures, folder, "ar", samples, progress)
-            captions = pool.submit(measure_captions, folder, samples, progress)
+            parts = _measure(pool, folder, samples, judge_steps, network, progress)
     finally:
         torch.set_num_threads(threads)
-    progress("judging")
-    own = Findings(seconds=dict(seconds or {}), environment=_environment(network))
-    parts = [photos.result(), captions.result(), measure_stores(folder), own]
-    findings = merge([*parts, *_judged(folder, bench.result(), [autoregressive.result(), flow.result()])])
+    findings = merge([*parts, Findings(seconds=dict(seconds or {}), environment=_environment(network))])
     (folder / "findings.json").write_text(findings.to_json() + "\n", encoding="utf-8")
     return findings
+
+
+def _measure(
+    pool: Executor,
+    folder: Path,
+    samples: int,
+    judge_steps: int,
+    network: Perceptual | None,
+    progress: Callable[[str], None],
+) -> list[Findings]:
+    """All parts, measured side by side: the longest task, and the judge that others wait for, come first."""
+    flow = pool.submit(draw_pictures, folder, "flow", samples, progress)
+    judge = pool.submit(make_bench, folder, judge_steps, progress)
+    autoregressive = pool.submit(draw_pictures, folder, "ar", samples, progress)
+    others = [
+        pool.submit(measure_photos, folder, network, progress),
+        pool.submit(measure_captions, folder, samples, progress),
+        pool.submit(measure_stores, folder),
+    ]
+    bench = judge.result()
+    ceilings = {name: pool.submit(measure_tokenizer, folder, name, bench, progress) for name in TOKENIZERS}
+    others += [*ceilings.values(), pool.submit(measure_copies_control, bench)]
+    for drawing in (autoregressive.result(), flow.result()):
+        ceiling = ceilings[GENERATORS[drawing.name]].result()
+        others.append(pool.submit(measure_drawing, drawing, bench, ceiling))
+    return [bench.findings, *(part.result() for part in others)]
 
 
 def _require_runs(folder: Path) -> None:
@@ -76,14 +94,6 @@ def _require_runs(folder: Path) -> None:
     for run, part in (parts | {f"shapes_{name}": "generator" for name in GENERATORS}).items():
         if not (folder / run / part / "config.json").is_file():
             raise ValueError(f"{folder / run}: holds no {part}; let the demo finish training")
-
-
-@torch.no_grad()
-def _judged(folder: Path, bench: Bench, drawings: Sequence[Drawing]) -> list[Findings]:
-    """Everything that the judge reads."""
-    ceilings = {name: measure_tokenizer(folder, name, bench) for name in TOKENIZERS}
-    drawn = [measure_drawing(drawing, bench, ceilings[GENERATORS[drawing.name]]) for drawing in drawings]
-    return [bench.findings, *ceilings.values(), *drawn, measure_copies_control(bench)]
 
 
 def _environment(network: Perceptual | None) -> dict[str, str | int]:

@@ -133,6 +133,7 @@ def draw_pictures(folder: Path, name: str, samples: int, progress: Callable[[str
     return drawing
 
 
+@torch.no_grad()
 def measure_drawing(drawing: Drawing, bench: Bench, ceiling: Findings) -> Findings:
     """Accuracy, controls, diversity and memorisation of what a generator drew.
 
@@ -170,6 +171,7 @@ def measure_drawing(drawing: Drawing, bench: Bench, ceiling: Findings) -> Findin
     )
 
 
+@torch.no_grad()
 def measure_copies_control(bench: Bench) -> Findings:
     """The memorisation check must call training images copies when they are handed in as if generated."""
     record = "Control: training images as if drawn"

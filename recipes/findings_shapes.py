@@ -86,7 +86,9 @@ def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) 
     judge = train_judge(real.images, real.attributes, classes, steps=judge_steps)
     train = Shapes(len((folder / "shapes" / CAPTIONS).read_text(encoding="utf-8").splitlines()), 0, "train")
     words = f"convolutional network, {judge_steps} steps on Shapes({_JUDGE_IMAGES}, seed=101, split='all')"
-    read_NA = judge.predict(as_images(test))
+    image_BCHW = as_images(test)
+    save_stack(folder, "shapes_original", image_BCHW[:_SHOWN])
+    read_NA = judge.predict(image_BCHW)
     record = "Judge on real shapes"
     figures = {
         f"shapes/judge/{name}": Figure(
@@ -107,13 +109,14 @@ def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) 
     )
 
 
-def measure_tokenizer(folder: Path, name: str, bench: Bench) -> Findings:
+@torch.no_grad()
+def measure_tokenizer(folder: Path, name: str, bench: Bench, progress: Callable[[str], None]) -> Findings:
     """Judge the reconstructions of run shapes_NAME: the ceiling of whatever is generated through it, and the floor."""
+    progress(f"shapes_{name}: reconstructions, and decodes of random tokens")
     model, record = load(folder / f"shapes_{name}" / "tokenizer"), f"Shapes reconstructed, {name.upper()}"
     image_BCHW = as_images(bench.test)
     parts = [model.encode(chunk) for chunk in torch.split(image_BCHW, _CHUNK)]
     decoded_BCHW = torch.cat([model.decode(part) for part in parts])
-    save_stack(folder, "shapes_original", image_BCHW[:_SHOWN])
     save_stack(folder, f"shapes_{name}", decoded_BCHW[:_SHOWN])
     figures = {
         f"shapes/{name}/{attribute}": Figure(
