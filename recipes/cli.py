@@ -164,7 +164,7 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A few steps of everything: checks the path, learns nothing.")] = False,
 ) -> None:
     """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
-    from recipes.demo import run_demo
+    from recipes.demo.run import run_demo
 
     print(f"open {run_demo(out, quick=quick)}")
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import backbones
-from recipes import findings_photos
 from recipes.datasets import write_dataset
-from recipes.findings import Findings, measure_demo
+from recipes.demo import measure_photos
+from recipes.demo.findings import Findings, measure_demo
 from recipes.recipe import TokenizerRecipe, load_recipe
 from tokenizers_mm import build_autoencoder, fingerprint, save
 from tokenizers_mm.data.encode import encode_folder
@@ -29,7 +29,7 @@ def small_photos() -> Iterator[None]:
     """Corners of the photographs, whose height is not a multiple of 8: whole ones take half a minute to measure."""
     corners = {name: pixels[100:171, 200:328] for name, pixels in heldout_photos().items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(findings_photos, "heldout_photos", lambda: corners)
+        patch.setattr(measure_photos, "heldout_photos", lambda: corners)
         yield
 
 

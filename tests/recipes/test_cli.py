@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from recipes import cli
-from recipes.demo import demo_jobs
+from recipes.demo.run import demo_jobs
 from recipes.recipe import load_recipe, packaged_recipes
 
 COMMANDS = typer.main.get_command(cli.app).commands

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.demo_page import write_demo_page
-from recipes.figures import Example, Findings
+from recipes.demo.figures import Example, Findings
+from recipes.demo.page import write_demo_page
 
 
 def words(html: str) -> str:

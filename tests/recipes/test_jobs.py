@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from recipes import jobs
-from recipes.jobs import Job, JobFailed, run_jobs
+from recipes.demo import jobs
+from recipes.demo.jobs import Job, JobFailed, run_jobs
 
 # Stands in for `tmm`: NAME SECONDS [STATUS]; notes its beginning and end, so that overlaps can be counted.
 FAKE = """

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.page import Cell, Page, Share, false_colour
-from recipes.page_picture import Pixels
+from recipes.page.page import Cell, Page, Share, false_colour
+from recipes.page.picture import Pixels
 
 VOID = {"meta", "img", "path", "line", "polyline", "br"}
 NASTY = '<script>alert("x")</script> & "quotes"'

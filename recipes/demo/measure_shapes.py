@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recipes.figures import Figure, Findings, merge
-from recipes.findings_photos import TOKENIZERS, save_picture
+from recipes.demo.figures import Figure, Findings, merge
+from recipes.demo.measure_photos import TOKENIZERS, save_picture
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoint import fingerprint, load

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from recipes.figures import Example, Figure, Findings, merge
-from recipes.findings_generators import (
+from recipes.demo.figures import Example, Figure, Findings, merge
+from recipes.demo.measure_generators import (
     GENERATORS,
     draw_pictures,
     measure_captions,
     measure_copies_control,
     measure_drawing,
 )
-from recipes.findings_photos import TOKENIZERS, measure_photos
-from recipes.findings_shapes import make_bench, measure_stores, measure_tokenizer
+from recipes.demo.measure_photos import TOKENIZERS, measure_photos
+from recipes.demo.measure_shapes import make_bench, measure_stores, measure_tokenizer
 from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 
 __all__ = ["Example", "Figure", "Findings", "measure_demo"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recipes.demo_page_photos import Pictures
-from recipes.figures import Example, Figure, Findings
-from recipes.findings_generators import NAMES, SAMPLING
-from recipes.findings_shapes import CONTROLS
-from recipes.page import Cell, Page, Share
-from recipes.page_picture import Pixels
+from recipes.demo.page_photos import Pictures
+from recipes.demo.figures import Example, Figure, Findings
+from recipes.demo.measure_generators import NAMES, SAMPLING
+from recipes.demo.measure_shapes import CONTROLS
+from recipes.page.page import Cell, Page, Share
+from recipes.page.picture import Pixels
 from tokenizers_mm.data.shapes import ATTRIBUTES
 
 __all__ = ["add_shapes"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recipes.figures import Findings
-from recipes.findings_photos import CODECS, PHOTO_TARGETS
-from recipes.page import Cell, Page
-from recipes.page_picture import Pixels
+from recipes.demo.figures import Findings
+from recipes.demo.measure_photos import CODECS, PHOTO_TARGETS
+from recipes.page.page import Cell, Page
+from recipes.page.picture import Pixels
 
 __all__ = ["Pictures", "add_photographs"]
 

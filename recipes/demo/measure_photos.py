@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from recipes.figures import Figure, Findings, merge
-from recipes.page_picture import Pixels, false_colour
+from recipes.demo.figures import Figure, Findings, merge
+from recipes.page.picture import Pixels, false_colour
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoint import fingerprint, load
