@@ -41,7 +41,7 @@ __all__ = [
 GENERATORS = {"ar": "fsq", "flow": "vae"}
 NAMES = {"ar": "Token by token", "flow": "Flow"}
 SAMPLING: dict[str, dict[str, Any]] = {
-    "ar": {"guidance": 2.0, "temperature": 1.0},
+    "ar": {"guidance": 1.5, "temperature": 1.0},
     "flow": {"guidance": 2.0, "steps": 20, "solver": "euler"},
 }
 OF_CEILING, SHAPE_AIM = 0.9, 0.75
