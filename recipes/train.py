@@ -17,11 +17,12 @@ from backbones import Autoregressive, Flow
 from recipes.recipe import GeneratorRecipe, Recipe, TokenizerRecipe
 from recipes.sample import TOKENIZER_FILE
 from tokenizers_mm.api import Batch
-from tokenizers_mm.autoencoder import Autoencoder, build_autoencoder, start_linear
+from tokenizers_mm.autoencoder import Autoencoder, build_autoencoder
 from tokenizers_mm.checkpoint import save
 from tokenizers_mm.data.images import to_uint8
 from tokenizers_mm.data.sources import Source, draws_for
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.objective import ReconstructionObjective
 from tokenizers_mm.train import Losses, Picture, train

@@ -5,7 +5,6 @@ Shape letters: B batch, C channels, H and W pixels, h and w positions per side, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,9 +19,6 @@ from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.config import build
 from tokenizers_mm.nets.conv import ConvConfig, Decoder, Encoder
 
-# Log-variance of a Gaussian bottleneck that starts from whitened latents: a noise of 5 % of their deviation.
-_START_LOGVAR = -6.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
@@ -33,7 +29,7 @@ class AutoencoderConfig:
     z_channels  width between the nets and the 1x1 convolutions around the bottleneck
     quant_conv  whether those convolutions exist; without them the widths must agree
     linear      adds a linear code of each downsampling x downsampling patch beside both nets, as JPEG has; with
-                `start_linear` training begins at the best linear code instead of finding it slowly
+                `linear_start.start_linear` training begins at the best linear code instead of finding it slowly
     """
 
     image_size: tuple[int, int]
@@ -85,7 +81,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Quantized]:
         """Training pass: reconstruction [B, C, H, W] and the bottleneck's output."""
-        h_BND, grid = self._features(image_BCHW)
+        h_BND, grid = self.features(image_BCHW)
         quantized: Quantized = self.bottleneck(h_BND)
         return self._pixels(quantized.z_BND, grid), quantized
 
@@ -95,7 +91,7 @@ class Autoencoder(nn.Module):
 
         Raises `ValueError` for sides that are not multiples of the downsampling and for non-finite pixels.
         """
-        h_BND, grid = self._features(image_BCHW)
+        h_BND, grid = self.features(image_BCHW)
         if not bool(torch.isfinite(h_BND).all()):
             raise ValueError("image_BCHW gives NaN or Inf features: check the pixels (expected finite, in [-1, 1])")
         payload = self.bottleneck.encode(h_BND)
@@ -124,7 +120,7 @@ class Autoencoder(nn.Module):
         """Mean and log-variance [B, N, D] before normalisation; `ValueError` where the bottleneck is discrete."""
         if not isinstance(self.bottleneck, Gaussian):
             raise ValueError(f"bottleneck {self.bottleneck.kind} has no posterior: only gaussian has")
-        return self.bottleneck.posterior(self._features(image_BCHW)[0])
+        return self.bottleneck.posterior(self.features(image_BCHW)[0])
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
@@ -135,7 +131,8 @@ class Autoencoder(nn.Module):
         self.latent_mean_D.copy_(means_ND.mean(0))
         self.latent_std_D.copy_(means_ND.std(0).clamp(min=1e-6))
 
-    def _features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What the bottleneck receives, [B, N, in_dim], and the grid; `ValueError` for images it cannot take."""
         channels = self.config.net.image_channels
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != channels:
             raise ValueError(f"image_BCHW has shape {tuple(image_BCHW.shape)}: expected [batch, {channels}, H, W]")
@@ -162,56 +159,6 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     encoder = Encoder(config.net, double * config.z_channels)
     decoder = Decoder(config.net, config.z_channels)
     return Autoencoder(config, encoder, bottleneck, decoder)
-
-
-@torch.no_grad()
-def start_linear(autoencoder: Autoencoder, image_BCHW: Tensor) -> None:
-    """Start at the best linear code of these images: PCA into the bottleneck, least squares out of it.
-
-    The optimum of a linear autoencoder is the PCA (Baldi and Hornik, 1989), yet gradient descent takes thousands of
-    steps to get near it. Both nets start at zero and learn what the linear code leaves. Needs `linear: true`.
-    """
-    if not autoencoder.config.linear:
-        raise ValueError("start_linear needs a tokenizer built with linear: true")
-    bottleneck, f = autoencoder.bottleneck, autoencoder.downsampling
-    patch_ND = F.pixel_unshuffle(image_BCHW, f).permute(0, 2, 3, 1).flatten(0, 2)
-    mean_D = patch_ND.mean(0)
-    variance_K, basis_DK = torch.linalg.eigh(torch.cov(patch_ND.T))
-    count = min(bottleneck.dim, len(mean_D))
-    code_KD = basis_DK.flip(1).T[:count]  # flipped: largest variance first
-    deviation_K = variance_K.flip(0)[:count].clamp(min=1e-8).sqrt()
-    code_KD = _spread(deviation_K) @ code_KD if bottleneck.codes else code_KD / deviation_K[:, None]
-    for module in (autoencoder.quant_conv, getattr(autoencoder.decoder, "conv_out", None)):
-        for parameter in module.parameters() if module is not None else ():
-            parameter.zero_()
-    weight_OP = torch.zeros(bottleneck.in_dim, len(mean_D))
-    weight_OP[:count] = code_KD
-    bias_O = -weight_OP @ mean_D
-    if isinstance(bottleneck, Gaussian):
-        bias_O[bottleneck.dim :] = _START_LOGVAR
-    _set_linear(autoencoder.linear_in, weight_OP, bias_O)
-    code_NK = bottleneck(autoencoder._features(image_BCHW)[0]).z_BND.flatten(0, 1)
-    design_NK = torch.cat([code_NK, torch.ones_like(code_NK[:, :1])], 1)
-    solution_KD = torch.linalg.lstsq(design_NK, patch_ND).solution
-    _set_linear(autoencoder.linear_out, solution_KD[:-1].T, solution_KD[-1])
-
-
-def _spread(deviation_K: Tensor) -> Tensor:
-    """Matrix [K, K] from principal components to channels of unit variance that share every component.
-
-    A quantizer gives its channels about equal precision, while brightness needs far more of it than the next
-    component does. Half-whitening keeps part of that difference, and an orthogonal rotation (the DCT) spreads it over
-    all channels: twice the levels where one component had them.
-    """
-    place_K = torch.arange(len(deviation_K), device=deviation_K.device)
-    dct_KK = torch.cos(math.pi * (place_K[:, None] + 0.5) * place_K / len(place_K))
-    mixed_KK = dct_KK / torch.linalg.vector_norm(dct_KK, dim=0) / deviation_K.sqrt()
-    spread_KK: Tensor = mixed_KK / torch.linalg.vector_norm(mixed_KK * deviation_K, dim=1, keepdim=True)
-    return spread_KK
-
-
-def _set_linear(layer: nn.Conv2d, weight_OP: Tensor, bias_O: Tensor) -> None:
-    layer.load_state_dict({"weight": weight_OP[..., None, None], "bias": bias_O})
 
 
 def config_dict(autoencoder: Autoencoder) -> dict[str, Any]:

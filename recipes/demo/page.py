@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipes.demo.page_photos import Pictures, add_photographs
-from recipes.demo.page_shapes import add_shapes
 from recipes.demo.figures import Findings
 from recipes.demo.measure_photos import PICTURES
-from recipes.page.page import Cell, Page
+from recipes.demo.page_photos import Pictures, add_photographs
+from recipes.demo.page_shapes import add_shapes
 from recipes.page.chart import Points
+from recipes.page.page import Cell, Page
 from recipes.page.picture import Pixels
 
 __all__ = ["write_demo_page"]

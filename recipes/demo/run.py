@@ -13,9 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from recipes.datasets import write_dataset
-from recipes.demo.page import write_demo_page
 from recipes.demo.findings import measure_demo
 from recipes.demo.jobs import Job, run_jobs
+from recipes.demo.page import write_demo_page
 from recipes.recipe import load_recipe
 
 _IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 20

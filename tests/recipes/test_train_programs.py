@@ -13,13 +13,13 @@ from recipes.recipe import FolderImages, GeneratorRecipe, PhotoCrops, ShapeImage
 from recipes.sample import TOKENIZER_FILE
 from recipes.train import run, train_generator, train_tokenizer
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
-from tokenizers_mm.autoencoder import start_linear
 from tokenizers_mm.data.encode import encode_folder
 from tokenizers_mm.data.images import Preprocess, to_tensor
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.sources import ImageArrays, draws_for
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.measure.reconstruction import psnr
 from tokenizers_mm.train import TrainConfig
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from tokenizers_mm import Autoencoder, AutoencoderConfig, Tokens, build_autoencoder
-from tokenizers_mm.autoencoder import config_dict, start_linear
+from tokenizers_mm.autoencoder import config_dict
 from tokenizers_mm.config import parse
+from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.nets.conv import ConvConfig
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
