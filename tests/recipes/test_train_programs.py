@@ -20,7 +20,9 @@ from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.sources import ImageArrays, draws_for
 from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.linear_start import start_linear
+from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.reconstruction import psnr
+from tokenizers_mm.objective import ObjectiveConfig, ReconstructionObjective
 from tokenizers_mm.train import TrainConfig
 
 TRAIN = TrainConfig(
@@ -106,6 +108,30 @@ def test_latents_of_a_trained_vae_are_normalised(tmp_path):
     torch.testing.assert_close(latents.std(0), torch.ones(16), atol=1e-4, rtol=0)
     raw = torch.cat([model.posterior(batch)[0].flatten(0, 1) for batch in images[:4]])
     assert (raw.std(0) - 1).abs().max() > 0.01
+
+
+def test_l1_perceptual_and_kl_are_trained_together(tmp_path):
+    weights = ObjectiveConfig(l1=1, perceptual=0.5, perceptual_network="lite0", bottleneck=0.001)
+    run(replace(recipe_of("shapes_vae", train=replace(TRAIN, log_every=1)), objective=weights), tmp_path / "run")
+    for row in history_of(tmp_path / "run"):
+        assert row["loss"] == pytest.approx(row["l1"] + row["perceptual"] + row["kl"], rel=1e-6)
+        assert row["perceptual"] > 0
+    run(recipe_of("shapes_vae"), tmp_path / "without")
+    assert "perceptual" not in history_of(tmp_path / "without")[0]
+
+
+def test_the_perceptual_term_has_a_gradient_and_its_network_is_not_saved():
+    recipe = recipe_of("shapes_vae")
+    model = build_autoencoder(recipe.model)
+    weights = ObjectiveConfig(perceptual=1, perceptual_network="lite0")
+    objective = ReconstructionObjective(model, weights, perceptual("lite0"))
+    terms = objective(recipe.data.source().batch(draws_for(40, 0, 0, 2))).terms
+    terms["perceptual"].backward()
+    assert model.decoder.conv_out.weight.grad.abs().max() > 0
+    assert model.quant_conv.weight.grad.abs().max() > 0
+    assert {name.split(".")[0] for name in objective.state_dict()} == {"autoencoder"}
+    with pytest.raises(ValueError, match="a perceptual network is needed"):
+        ReconstructionObjective(model, weights)
 
 
 def test_an_unknown_perceptual_network_is_refused_before_training(tmp_path):

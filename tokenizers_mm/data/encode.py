@@ -133,18 +133,11 @@ class _Worker:
         refused: list[Quarantined] = []
         for group in self._batches(items, refused):
             image_BCHW = torch.stack([to_tensor(image) for _, image in group]).to(self.device)
-            with torch.inference_mode():
-                tokens = self.tokenizer.encode(image_BCHW).to("cpu")
-            if tokens.grid != self.spec.grid or len(tokens) != len(group):
-                raise ValueError(
-                    f"the tokenizer returned {len(tokens)} images of grid {tokens.grid} for {len(group)} of "
-                    f"{self.spec.image_size} pixels; its spec promises {self.spec.grid}"
-                )
-            for number, (row, _) in enumerate(group):
-                one = tokens[number : number + 1]
-                one = one if self.spec.discrete else one.to(torch.bfloat16)
+            for (row, _), one in zip(group, self._tokens(image_BCHW), strict=True):
                 try:
-                    parts.append(one.check(self.spec).data)
+                    if isinstance(one, ValueError):
+                        raise one
+                    parts.append((one if self.spec.discrete else one.to(torch.bfloat16)).check(self.spec).data)
                     rows.append(row)
                 except ValueError as error:
                     refused.append(Quarantined(row.key, row.source, "encode", str(error)))
@@ -153,6 +146,22 @@ class _Worker:
         data = torch.cat(parts) if parts else torch.empty((0, self.spec.length, width), dtype=kind)
         name = "codes_BNS" if self.spec.discrete else "latents_BND"
         return Tokens(**{name: data}, grid=self.spec.grid), rows, refused
+
+    def _tokens(self, image_BCHW: Tensor) -> list[Tokens | ValueError]:
+        """Tokens of each image, or why there are none: a refused batch is tried again image by image."""
+        try:
+            with torch.inference_mode():
+                tokens = self.tokenizer.encode(image_BCHW).to("cpu")
+        except ValueError as error:
+            if len(image_BCHW) == 1:
+                return [error]
+            return [one for i in range(len(image_BCHW)) for one in self._tokens(image_BCHW[i : i + 1])]
+        if tokens.grid != self.spec.grid or len(tokens) != len(image_BCHW):
+            raise ValueError(
+                f"the tokenizer returned {len(tokens)} images of grid {tokens.grid} for {len(image_BCHW)} of "
+                f"{self.spec.image_size} pixels; its spec promises {self.spec.grid}"
+            )
+        return [tokens[number : number + 1] for number in range(len(tokens))]
 
     def _batches(
         self, items: Sequence[_Input], refused: list[Quarantined]

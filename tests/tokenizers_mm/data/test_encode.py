@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.data.encode import codebook_of, encode_folder
 from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.store import StoreMismatch, TokenDataset, verify
+from tokenizers_mm.nets.conv import ConvConfig
 
 PLAIN = Preprocess(32, 8)
 
@@ -237,6 +239,24 @@ def test_tokens_that_are_wrong_are_quarantined_alone(folder, tmp_path, tokenizer
     assert (item["key"], item["stage"]) == ("black.png", "encode")
     assert item["error"].startswith(reason)
     assert "black.png" not in TokenDataset(tmp_path / "store").keys
+
+
+def test_an_image_that_our_own_tokenizer_refuses_costs_only_itself(folder, tmp_path):
+    net = ConvConfig(channels=8, groups=4, multipliers=(1,), blocks=1, patch=8)
+    bottleneck = {"kind": "fsq", "levels": [5, 5]}
+    model = build_autoencoder(AutoencoderConfig(image_size=(32, 32), net=net, bottleneck=bottleneck)).eval()
+
+    def overflow(_, images, features):
+        return features.masked_fill((images[0].mean((1, 2, 3)) < -0.99)[:, None, None, None], float("nan"))
+
+    model.encoder.register_forward_hook(overflow)
+    with pytest.raises(ValueError, match="NaN or Inf features"):
+        model.encode(torch.stack([torch.zeros(3, 32, 32), -torch.ones(3, 32, 32)]))
+    Image.new("RGB", (32, 32)).save(folder / "black.png")
+    report = _encode(folder, tmp_path / "store", model)
+    assert (report.inputs, report.encoded, report.quarantined) == (41, 40, 1)
+    (item,) = json.loads((tmp_path / "store" / "00000.json").read_text())["record"]["quarantined"]
+    assert (item["key"], item["stage"]) == ("black.png", "encode")
 
 
 def test_native_sizes_take_the_first_and_quarantine_the_others(tmp_path):

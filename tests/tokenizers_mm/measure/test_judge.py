@@ -21,38 +21,36 @@ def judge() -> AttributeJudge:
 
 
 @pytest.fixture(scope="module")
-def test_set() -> Shapes:
+def unseen() -> Shapes:
     return Shapes(1000, 1, "all")
 
 
-def test_the_judge_passes_its_own_gate(judge: AttributeJudge, test_set: Shapes) -> None:
-    scores = accuracy(judge.predict(as_images(test_set)), torch.from_numpy(test_set.attributes), CLASSES)
+def test_the_judge_passes_its_own_gate(judge: AttributeJudge, unseen: Shapes) -> None:
+    scores = accuracy(judge.predict(as_images(unseen)), torch.from_numpy(unseen.attributes), CLASSES)
     assert list(scores) == [*ATTRIBUTES, "joint"]
     assert min(scores.values()) >= 0.99
 
 
-def test_soft_images_are_still_read(judge: AttributeJudge, test_set: Shapes) -> None:
-    half = torch.nn.functional.avg_pool2d(as_images(test_set), 2)
+def test_soft_images_are_still_read(judge: AttributeJudge, unseen: Shapes) -> None:
+    half = torch.nn.functional.avg_pool2d(as_images(unseen), 2)
     soft = torch.nn.functional.interpolate(half, scale_factor=2, mode="bilinear")
-    assert accuracy(judge.predict(soft), torch.from_numpy(test_set.attributes), CLASSES)["joint"] >= 0.95
+    assert accuracy(judge.predict(soft), torch.from_numpy(unseen.attributes), CLASSES)["joint"] >= 0.95
 
 
-def test_shuffled_captions_are_at_chance(judge: AttributeJudge, test_set: Shapes) -> None:
-    scores = accuracy(
-        judge.predict(as_images(test_set)), torch.from_numpy(test_set.attributes).roll(7, dims=0), CLASSES
-    )
+def test_shuffled_captions_are_at_chance(judge: AttributeJudge, unseen: Shapes) -> None:
+    scores = accuracy(judge.predict(as_images(unseen)), torch.from_numpy(unseen.attributes).roll(7, dims=0), CLASSES)
     for name, count in CLASSES.items():
         assert scores[name] == pytest.approx(1 / count, abs=0.06)
     assert scores["joint"] < 0.02
 
 
-def test_noise_images_are_at_chance(judge: AttributeJudge, test_set: Shapes) -> None:
+def test_noise_images_are_at_chance(judge: AttributeJudge, unseen: Shapes) -> None:
     noise = torch.rand(1000, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert accuracy(judge.predict(noise), torch.from_numpy(test_set.attributes), CLASSES)["joint"] < 0.02
+    assert accuracy(judge.predict(noise), torch.from_numpy(unseen.attributes), CLASSES)["joint"] < 0.02
 
 
-def test_features_have_one_row_an_image_and_carry_no_gradient(judge: AttributeJudge, test_set: Shapes) -> None:
-    features = judge.features(as_images(test_set))
+def test_features_have_one_row_an_image_and_carry_no_gradient(judge: AttributeJudge, unseen: Shapes) -> None:
+    features = judge.features(as_images(unseen))
     assert features.shape == (1000, 128)
     assert not features.requires_grad
 
