@@ -1,19 +1,21 @@
 """The quantizer contract: vectors <-> codes, one layout, one output type, one set of verbs.
 
-    forward(z)        training: straight-through vectors, codes, auxiliary loss, statistics
+    forward(z, mask)  training: straight-through vectors, codes, auxiliary loss, statistics
     encode(z)         what travels: codes [B, N, S] (or, for a continuous bottleneck, latents [B, N, D])
     decode(codes)     the vectors the codes stand for
-    codes_of(q)       exact inverse of decode
+    codes_of(q)       exact inverse of decode, where there is one
 
 Shape letters: B batch, N positions, S streams (codes per position), D channels. Layout is always [B, N, channel].
-Arithmetic is float32 whatever the autocast: low-precision distances lose codes.
+Arithmetic is float32 whatever the autocast: low-precision distances lose codes. Values are checked in eager mode only:
+under `torch.compile` and `torch.export` a check would break the graph, so bad values go through there.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,8 +26,8 @@ from torch import Tensor, nn
 class Quantized:
     """Output of every quantizer's forward.
 
-    z_BND      vectors for the decoder; gradients flow straight through to the input
-    codes_BNS  int64 codes, None for a continuous bottleneck
+    z_BND      vectors for the decoder; gradients flow straight through to the input; zero where masked out
+    codes_BNS  int64 codes, None for a continuous bottleneck; zero where masked out
     loss       scalar auxiliary loss in float32 (commitment, KL, ...), zero where there is none
     stats      detached scalars worth logging
     """
@@ -37,35 +39,66 @@ class Quantized:
 
 
 class Quantizer(nn.Module, ABC):
-    """Base of all quantizers: argument checks and the float32 guarantee.
+    """Base of all quantizers: argument checks, masks and the float32 guarantee.
 
     Every constructor argument is kept as an attribute of the same name, so `options()` can rebuild the instance.
 
-    in_dim  channels of the vectors it receives; dim  channels of those it returns
-    codes   vocabulary of each stream; empty for a continuous bottleneck (then `encode` gives latents)
+    in_dim      channels of the vectors it receives; dim  channels of those it returns
+    codes       vocabulary of each stream; empty for a continuous bottleneck (then `encode` gives latents)
+    invertible  whether `codes_of` undoes `decode`; sums of vectors (residuals) and projections do not allow it
+    pointwise   whether positions are quantized one by one; composites take only such quantizers inside
     """
 
     kind: ClassVar[str]
     in_dim: int
     dim: int
     codes: tuple[int, ...]
+    invertible: bool = True
+    pointwise: bool = True
 
     def options(self) -> dict[str, Any]:
         """Constructor arguments plus `kind`: JSON-able, and enough to build the same quantizer again."""
         names = list(inspect.signature(type(self)).parameters)
-        values = {name: getattr(self, name) for name in names}
-        return {"kind": self.kind} | {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {"kind": self.kind} | {name: _plain(getattr(self, name)) for name in names}
 
-    def forward(self, z_BND: Tensor) -> Quantized:
-        """Quantize with straight-through gradients."""
+    @property
+    def bits(self) -> float:
+        """Bits of one position's codes, sum(log2 V) over streams; 0 for a continuous bottleneck."""
+        return sum(math.log2(size) for size in self.codes)
+
+    def length(self, positions: int) -> int:
+        """Number of code positions that this many input positions become; `ValueError` where it takes other numbers."""
+        return positions
+
+    def forward(self, z_BND: Tensor, mask_BN: Tensor | None = None) -> Quantized:
+        """Quantize with straight-through gradients.
+
+        mask_BN  bool, True where a position is real; the others may hold anything, and give zero vectors and codes,
+                 no loss, no gradient and no statistics
+        """
         self._check_vectors(z_BND, self.in_dim)
+        self.length(z_BND.shape[1])
+        if mask_BN is not None:
+            self._check_mask(mask_BN, z_BND)
+            z_BND = torch.where(mask_BN[..., None], z_BND.float(), 0.0)
+        self._check_finite(z_BND)
         with torch.autocast(z_BND.device.type, enabled=False):
-            return self._forward(z_BND.float())
+            return self.unchecked(z_BND.float(), mask_BN)
+
+    def unchecked(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
+        """`forward` for quantizers made of others: float32 vectors that were checked, masked ones may hold anything."""
+        if mask_BN is None:
+            return self._forward(z_BND, None)
+        out = self._forward(torch.where(mask_BN[..., None], z_BND, 0.0), mask_BN)
+        codes_BNS = None if out.codes_BNS is None else torch.where(mask_BN[..., None], out.codes_BNS, 0)
+        return replace(out, z_BND=torch.where(mask_BN[..., None], out.z_BND, 0.0), codes_BNS=codes_BNS)
 
     @torch.no_grad()
     def encode(self, z_BND: Tensor) -> Tensor:
         """Codes [B, N, S] int64 of vectors [B, N, in_dim]; a continuous bottleneck returns latents [B, N, dim]."""
         self._check_vectors(z_BND, self.in_dim)
+        self.length(z_BND.shape[1])
+        self._check_finite(z_BND)
         with torch.autocast(z_BND.device.type, enabled=False):
             return self._encode(z_BND.float())
 
@@ -80,13 +113,15 @@ class Quantizer(nn.Module, ABC):
 
     @torch.no_grad()
     def codes_of(self, q_BND: Tensor) -> Tensor:
-        """Codes of vectors that `decode` returned: its exact inverse."""
+        """Codes of vectors that `decode` returned: its exact inverse. `ValueError` where the kind has none."""
+        if not self.invertible:
+            raise ValueError(f"{self.kind} cannot read codes off vectors: keep the codes that encode gave")
         self._check_vectors(q_BND, self.dim)
         with torch.autocast(q_BND.device.type, enabled=False):
             return self._codes_of(q_BND.float())
 
     @abstractmethod
-    def _forward(self, z_BND: Tensor) -> Quantized: ...
+    def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized: ...
 
     @abstractmethod
     def _encode(self, z_BND: Tensor) -> Tensor: ...
@@ -94,14 +129,29 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def _decode(self, codes_BNS: Tensor) -> Tensor: ...
 
-    @abstractmethod
-    def _codes_of(self, q_BND: Tensor) -> Tensor: ...
+    def _codes_of(self, q_BND: Tensor) -> Tensor:
+        return self._encode(q_BND)
 
     def _check_vectors(self, z_BND: Tensor, dim: int) -> None:
         if z_BND.ndim != 3 or z_BND.shape[-1] != dim:
             raise ValueError(f"z_BND has shape {tuple(z_BND.shape)}: {self.kind} expects [batch, position, {dim}]")
         if not z_BND.is_floating_point():
             raise ValueError(f"z_BND is {z_BND.dtype}: {self.kind} expects a float type")
+
+    def _check_finite(self, z_BND: Tensor) -> None:
+        # The sum is one fast pass; only where it is not finite (or overflowed) is every value looked at.
+        if torch.compiler.is_compiling() or math.isfinite(float(z_BND.detach().sum(dtype=torch.float32))):
+            return
+        bad = int((~torch.isfinite(z_BND)).sum())
+        if bad:
+            raise ValueError(f"z_BND has {bad} NaN or Inf of {z_BND.numel()} values: {self.kind} expects finite ones")
+
+    def _check_mask(self, mask_BN: Tensor, z_BND: Tensor) -> None:
+        if mask_BN.dtype != torch.bool or mask_BN.shape != z_BND.shape[:2]:
+            raise ValueError(
+                f"mask_BN is {mask_BN.dtype} of shape {tuple(mask_BN.shape)}: "
+                f"{self.kind} expects torch.bool of shape {tuple(z_BND.shape[:2])}, True where a position is real"
+            )
 
     def _check_codes(self, codes_BNS: Tensor) -> None:
         if codes_BNS.ndim != 3 or codes_BNS.shape[-1] != len(self.codes):
@@ -111,10 +161,26 @@ class Quantizer(nn.Module, ABC):
             )
         if codes_BNS.is_floating_point() or codes_BNS.dtype == torch.bool:
             raise ValueError(f"codes_BNS is {codes_BNS.dtype}: {self.kind} expects integers")
-        for stream, size in enumerate(self.codes):
-            codes = codes_BNS[..., stream]
-            if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
+        if torch.compiler.is_compiling() or not codes_BNS.numel():
+            return
+        least_S, most_S = (end.tolist() for end in torch.aminmax(codes_BNS.flatten(0, 1), dim=0))
+        for stream, (least, most, size) in enumerate(zip(least_S, most_S, self.codes, strict=True)):
+            if least < 0 or most >= size:
                 raise ValueError(
-                    f"codes_BNS of stream {stream} lie in [{int(codes.min())}, {int(codes.max())}]: "
-                    f"{self.kind} has codes 0..{size - 1}"
+                    f"codes_BNS of stream {stream} lie in [{least}, {most}]: {self.kind} has codes 0..{size - 1}"
                 )
+
+
+def mean_over(x_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Mean over the elements of real positions, a scalar; zero (with a gradient) where there are none."""
+    if not x_BND.numel():
+        return x_BND.sum()
+    if mask_BN is None:
+        return x_BND.mean()
+    return (x_BND * mask_BN[..., None]).sum() / (mask_BN.sum() * x_BND.shape[-1]).clamp(min=1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

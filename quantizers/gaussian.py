@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from quantizers.base import Quantized, Quantizer
+from quantizers.base import Quantized, Quantizer, mean_over
 
 # The range every latent-diffusion implementation clamps log-variances to.
 _LOGVAR_RANGE = (-30.0, 20.0)
@@ -37,10 +37,10 @@ class Gaussian(Quantizer):
         mean_BND, logvar_BND = moments_BND.float().chunk(2, dim=-1)
         return mean_BND, logvar_BND.clamp(*_LOGVAR_RANGE)
 
-    def _forward(self, z_BND: Tensor) -> Quantized:
+    def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         mean_BND, logvar_BND = self.posterior(z_BND)
         kl_BND = 0.5 * (mean_BND.square() + logvar_BND.exp() - 1 - logvar_BND)
-        loss = kl_BND.mean() if kl_BND.numel() else kl_BND.sum()
+        loss = mean_over(kl_BND, mask_BN)
         sample_BND = mean_BND
         if self.training:
             sample_BND = mean_BND + (0.5 * logvar_BND).exp() * torch.randn_like(mean_BND)

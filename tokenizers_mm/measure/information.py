@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from quantizers.meter import CodeMeter, entropy_bits
 from tokenizers_mm.api import Tokens, TokenSpec
 
 __all__ = ["CodeStatistics", "CodeUsage", "entropy_bits", "kl_bits"]
@@ -73,39 +73,26 @@ class CodeStatistics:
             raise ValueError(
                 "the token spec is continuous: code statistics need codes; see kl_bits for Gaussian latents"
             )
-        self.spec = spec
-        self.images = 0
-        self.tokens = 0
-        self._seen = [(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)) for _ in spec.codes]
+        self.spec, self.images = spec, 0
+        self._meter = CodeMeter(spec.codes)
 
     def update(self, tokens: Tokens) -> None:
         """Add a batch of codes; `ValueError` where they are not tokens of the spec."""
         codes_BNS = tokens.check(self.spec).data
-        self.images += codes_BNS.shape[0]
-        self.tokens += codes_BNS.shape[0] * codes_BNS.shape[1]
-        for stream, (values, counts) in enumerate(self._seen):
-            new_values, new_counts = torch.unique(codes_BNS[..., stream].cpu(), return_counts=True)
-            merged, where = torch.unique(torch.cat([values, new_values]), return_inverse=True)
-            total = torch.zeros_like(merged).index_add_(0, where, torch.cat([counts, new_counts]))
-            self._seen[stream] = (merged, total)
+        self.images += len(codes_BNS)
+        self._meter.update(codes_BNS)
 
     def result(self) -> CodeUsage:
         """Statistics of everything added so far; `ValueError` before the first batch."""
-        if not self.tokens:
+        if not self.images:
             raise ValueError("no tokens were added: there are no statistics of nothing")
         return CodeUsage(
             spec=self.spec,
             images=self.images,
-            tokens=self.tokens,
-            used=tuple(len(values) for values, _ in self._seen),
-            entropy=tuple(entropy_bits(counts) for _, counts in self._seen),
+            tokens=self._meter.positions,
+            used=self._meter.used,
+            entropy=self._meter.entropy,
         )
-
-
-def entropy_bits(counts: Tensor) -> float:
-    """Entropy in bits of the distribution that counts [K] are proportional to."""
-    share = counts.double() / counts.sum()
-    return float(-torch.special.xlogy(share, share).sum().clamp(max=0) / math.log(2))
 
 
 def kl_bits(mean_BND: Tensor, logvar_BND: Tensor) -> Tensor:

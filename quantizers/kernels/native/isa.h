@@ -1,0 +1,5 @@
+// Everything that is compiled once for each instruction set; no include guard on purpose.
+#include "vector.h"
+#include "nearest.h"
+#include "bits.h"
+#include "scalar.h"
