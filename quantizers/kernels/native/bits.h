@@ -5,7 +5,7 @@
 // stream runs from its high end. SIGN_ROWS codes end with the end of a word, whatever their width.
 
 constexpr int64_t SIGN_ROWS = 64;
-// Above this, results do not fit the caches: storing past them saves reading the lines that are about to be overwritten.
+// Above this, results do not fit the caches: storing past them saves reading lines that are about to be overwritten.
 constexpr int64_t STREAM_BYTES = 24 << 20;
 
 TMM_INLINE uint64_t reversed(uint64_t word) {
@@ -95,7 +95,8 @@ void sign_quantize_as(const float* z, float* q, int64_t* codes, int64_t count, i
     const int64_t blocks = (count + SIGN_ROWS - 1) / SIGN_ROWS, share = (blocks + threads - 1) / threads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; ++t) {
-        const int64_t first = std::min(count, t * share * SIGN_ROWS), last = std::min(count, (t + 1) * share * SIGN_ROWS);
+        const int64_t first = std::min(count, t * share * SIGN_ROWS);
+        const int64_t last = std::min(count, (t + 1) * share * SIGN_ROWS);
         sign_rows<Stream, Msb>(z + first * width, q + first * width, codes + first, last - first, width, scale);
 #if defined(TMM_AVX512) || defined(TMM_AVX2)
         if (Stream) _mm_sfence();
