@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench slow clean
+.PHONY: demo test check bench gpu slow clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,9 @@ check: .venv/ready ## lint, format, types
 
 bench: .venv/ready ## timed comparisons, interleaved, parity first
 	$(BIN)/python -m pytest -q benchmarks --benchmark-only
+
+gpu: .venv/ready ## CUDA kernels on a GPU: parity, timed comparisons, roofline
+	$(BIN)/python benchmarks/gpu.py
 
 .venv/ready: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv

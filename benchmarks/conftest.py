@@ -1,7 +1,7 @@
-"""Two functions timed in turns, in one process, on one thread; a table at the end and a dated record of the run.
+"""Functions timed in turns, in one process; a table at the end and a dated record of the run.
 
-Both sides must give the same result before they are timed: a test asserts that first, and a run in which anything
-failed records nothing. The machine may be busy, but both sides meet the same load, so the ratio is what counts.
+All sides must give the same result before they are timed: a test asserts that first, and a run in which anything
+failed records nothing. The machine may be busy, but all sides meet the same load, so the ratios are what counts.
 """
 
 import datetime
@@ -15,48 +15,82 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-PACKAGES = ("tokenizers-mm", "torch", "numpy", "pyarrow", "vector-quantize-pytorch")
+PACKAGES = ("tokenizers-mm", "torch", "numpy", "pyarrow", "vector-quantize-pytorch", "faiss-cpu")
 ROWS = pytest.StashKey[list]()
 torch.set_num_threads(1)
 
 
 @pytest.fixture
 def compare(benchmark, request):
-    """Function (name, A, B, a, b, rounds) that times B and A alternately; B / A above 1 says that A is faster."""
+    """Function (name, {side: function}, rounds, **notes) that times all sides alternately; the first one is ours.
 
-    def timed(name, ours, theirs, run_ours, run_theirs, *, rounds=7, **notes):
-        seconds = []
+    Notes go into the record. Two of them mean something here: `aims`, {side: the ratio to ours that was aimed at}, and
+    `limits`, {name: (milliseconds from the measured ones, the most that ours should take of that)}.
+    """
 
-        def other():
-            began = time.perf_counter()
-            run_theirs()
-            seconds.append(time.perf_counter() - began)
+    def timed(name, sides, *, rounds=7, aims=None, limits=None, **notes):
+        (ours, run_ours), *others = sides.items()
+        seconds = {side: [] for side in sides}
 
-        benchmark.pedantic(run_ours, setup=other, rounds=rounds, warmup_rounds=1)
+        def the_others():
+            for side, run in others:
+                began = time.perf_counter()
+                run()
+                seconds[side].append(time.perf_counter() - began)
+
+        benchmark.pedantic(run_ours, setup=the_others, rounds=rounds, warmup_rounds=1)
         if not benchmark.enabled:
             return
-        assert len(seconds) == 1 + rounds, "the first of each side is the warm-up"
-        a, b = benchmark.stats.stats.median, statistics.median(seconds[1:])
+        assert all(len(seconds[side]) == 1 + rounds for side, _ in others), "the first of each side is the warm-up"
+        ms = {ours: 1e3 * benchmark.stats.stats.median}
+        ms |= {side: 1e3 * statistics.median(seconds[side][1:]) for side, _ in others}
         row = {
             "name": name,
-            "A": ours,
-            "B": theirs,
-            "A_ms": round(1e3 * a, 3),
-            "B_ms": round(1e3 * b, 3),
-            "B_over_A": round(b / a, 2),
+            "threads": torch.get_num_threads(),
             "rounds": rounds,
+            "ms": {side: round(value, 4) for side, value in ms.items()},
+            "times_ours": {side: round(ms[side] / ms[ours], 3) for side, _ in others},
+            **({"aims": aims} if aims else {}),
             **notes,
         }
+        if limits:
+            row["of_limit"] = {key: round(found(ms), 3) for key, (found, _) in limits.items()}
+            row["of_limit_aims"] = {key: aim for key, (_, aim) in limits.items()}
         if "images" in notes:
-            row |= {
-                "A_images_per_second": round(notes["images"] / a),
-                "B_images_per_second": round(notes["images"] / b),
-            }
+            row["images_per_second"] = {side: round(1e3 * notes["images"] / value) for side, value in ms.items()}
         benchmark.extra_info.update(row)
         request.config.stash[ROWS].append(row)
 
     return timed
+
+
+def peak_mib(function):
+    """Most memory in MiB that one call held beyond what was there before.
+
+    The larger of what torch allocated and of what the process grew by: the first misses other allocators, the second
+    misses memory that the process had kept.
+    """
+    function()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = _high_water()
+    function()
+    grown = (_high_water() - before) / 1024
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = torch.tensor([event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]).cumsum(0)
+    return round(max(grown, int(held.max()) / 2**20 if len(held) else 0.0), 2)
+
+
+def _high_water():
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.fixture
+def peak():
+    return peak_mib
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +106,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     rows = config.stash[ROWS]
     if not rows:
         return
-    terminalreporter.section("medians in ms; B / A above 1: A is faster")
+    terminalreporter.section("medians in ms; times ours above 1: ours is faster")
     terminalreporter.write_line(table(rows))
     if exitstatus:
         terminalreporter.write_line("not recorded: something failed")
@@ -81,28 +115,37 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     record = {
         "date": today,
         "processor": cpu,
-        "threads": torch.get_num_threads(),
+        "flags": sorted(set(re.findall(r"\b(?:avx2|fma|avx512f|avx512bw|avx512_bf16|amx_tile)\b", _cpuinfo()))),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "comparisons": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
     path = Path(__file__).parent / "results" / f"{today}-{slug}.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path.write_text(json.dumps(record, indent=1) + "\n")
     terminalreporter.write_line(f"recorded in {path}")
 
 
 def table(rows):
-    """Markdown."""
-    lines = ["| comparison | A | B | A, ms | B, ms | B / A |", "|---|---|---|--:|--:|--:|"]
+    """Markdown: one line a side other than ours."""
+    lines = ["| comparison | ours, ms | other | other, ms | times ours | aim |", "|---|--:|---|--:|--:|--:|"]
     for row in rows:
-        cells = (row["name"], row["A"], row["B"], f"{row['A_ms']:.4g}", f"{row['B_ms']:.4g}", f"{row['B_over_A']:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        ours = next(iter(row["ms"].values()))
+        for side, ratio in row["times_ours"].items():
+            aim = row.get("aims", {}).get(side, "")
+            lines.append(f"| {row['name']} | {ours:.4g} | {side} | {row['ms'][side]:.4g} | {ratio:.2f} | {aim} |")
+        for name, share in row.get("of_limit", {}).items():
+            aim = row["of_limit_aims"][name]
+            lines.append(f"| {row['name']} | {ours:.4g} | {name} | | takes {share:.2f} of it | {aim} |")
     return "\n".join(lines)
 
 
 def processor():
     """Model of the processor, not the name of the machine."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    found = re.search(r"model name\s*:\s*(.+)", _cpuinfo())
     return found[1] if found else platform.machine()
+
+
+def _cpuinfo():
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else ""

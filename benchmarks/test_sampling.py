@@ -32,9 +32,9 @@ def test_cache(compare, monkeypatch, side, batch):
     torch.testing.assert_close(logits, plain_logits, atol=1e-4, rtol=0)
     compare(
         f"sampling {batch} x {spec.length} tokens, width 128, depth 4",
-        "cached",
-        "uncached",
-        lambda: model.sample(captions, seed=0),
-        lambda: model.sample(captions, seed=0, use_cache=False),
+        {
+            "cached": lambda: model.sample(captions, seed=0),
+            "uncached": lambda: model.sample(captions, seed=0, use_cache=False),
+        },
         rounds=5,
     )

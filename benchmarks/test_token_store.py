@@ -67,7 +67,7 @@ def test_sequential(compare, stores):
     assert torch.equal(torch.cat(read()), codes)
     assert torch.equal(torch.cat(parquet.batches()), codes)
     name = f"{IMAGES} x {LENGTH} codes in order, batches of {BATCH}"
-    compare(name, "token store", "Parquet", read, parquet.batches, rounds=3, **notes(store, parquet, IMAGES))
+    compare(name, {"token store": read, "Parquet": parquet.batches}, rounds=3, **notes(store, parquet, IMAGES))
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
@@ -88,4 +88,4 @@ def test_random(compare, stores, in_memory):
         assert torch.equal(torch.cat(result), codes[draws.flatten()])
     name = f"{DRAWN} of {IMAGES} x {LENGTH} codes at random, batches of {BATCH}"
     theirs = "Parquet, all of it in memory" if in_memory else "Parquet"
-    compare(name, "token store", theirs, read, read_parquet, rounds=3, **notes(store, parquet, DRAWN))
+    compare(name, {"token store": read, theirs: read_parquet}, rounds=3, **notes(store, parquet, DRAWN))

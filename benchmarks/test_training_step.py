@@ -55,4 +55,4 @@ def test_step(compare, name, make):
     half, full = (Step(copy.deepcopy(model), loss, precision) for precision in ("bf16", "no"))
     losses = torch.tensor([[float(half()), float(full())] for _ in range(5)])
     torch.testing.assert_close(losses[:, 0], losses[:, 1], rtol=0.02, atol=0)
-    compare(f"training step of {name}", "bfloat16", "float32", half, full, rounds=9)
+    compare(f"training step of {name}", {"bfloat16": half, "float32": full}, rounds=9)

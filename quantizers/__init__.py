@@ -5,11 +5,37 @@ This is the `quantizers` package of tokenizers-mm. An unrelated distribution on 
 """
 
 from quantizers.base import Quantized, Quantizer
+from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
-from quantizers.nearest import nearest
+from quantizers.ibq import IBQ
+from quantizers.kinds import KINDS, build
+from quantizers.latent import Latent
+from quantizers.lfq import LFQ
+from quantizers.meter import CodeMeter
+from quantizers.multiscale import MultiScale
+from quantizers.product import Product
+from quantizers.projected import Projected
+from quantizers.residual import Residual
+from quantizers.simvq import SimVQ
 from quantizers.vq import VQ
 
-KINDS: dict[str, type[Quantizer]] = {"fsq": FSQ, "vq": VQ, "gaussian": Gaussian}
-
-__all__ = ["FSQ", "KINDS", "VQ", "Gaussian", "Quantized", "Quantizer", "nearest"]
+__all__ = [
+    "BSQ",
+    "FSQ",
+    "IBQ",
+    "KINDS",
+    "LFQ",
+    "VQ",
+    "CodeMeter",
+    "Gaussian",
+    "Latent",
+    "MultiScale",
+    "Product",
+    "Projected",
+    "Quantized",
+    "Quantizer",
+    "Residual",
+    "SimVQ",
+    "build",
+]

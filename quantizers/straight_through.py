@@ -40,7 +40,9 @@ def rotation(z: Tensor, q: Tensor) -> Tensor:
         length_q, length_z = (torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (q, z))
         scale: Tensor = length_q / length_z.clamp(min=1e-6)
     # R z = z - 2 b (b.z) + 2 q^ (z^.z): the reflection that takes z^ to -q^, then the one that takes it back.
-    turned: Tensor = z - 2 * between * (between * z).sum(-1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(-1, keepdim=True)
+    turned: Tensor = (
+        z - 2 * between * (between * z).sum(-1, keepdim=True) + 2 * q_unit * (z_unit * z).sum(-1, keepdim=True)
+    )
     turned = turned * scale
     return turned + (q - turned).detach()  # removes what rounding left
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer, mean_over
-from quantizers.distributed import from_first_process, offset_and_total, processes, sample_rows, segment_sums
+from quantizers.distributed import from_first_process, offset_and_total, sample_rows, segment_sums, sum_over_processes
 from quantizers.kernels import nearest, sample_nearest
 from quantizers.straight_through import ESTIMATORS, Estimator, diveq, rotation, straight_through
 
@@ -98,7 +98,11 @@ class VQ(Quantizer):
 
     def rows(self) -> Tensor:
         """Vectors [K, D] that the codes stand for, differentiable where the codebook learns by gradients."""
-        return self._normalised(self.codebook_KD)
+        rows_KD = self.codebook_KD
+        if self.training and self.codebook == "gradient":
+            # A second call may move rows before the first one's backward pass; autograd must not see that.
+            rows_KD = rows_KD.clone()
+        return self._normalised(rows_KD)
 
     def _normalised(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
@@ -118,13 +122,21 @@ class VQ(Quantizer):
             self._prepare(flat_ND, mask_N, offset, total)
         rows_KD = self.rows()
         index_N = self._search(flat_ND, rows_KD, temperature=self.temperature if self.training else 0.0)
-        q_BND = F.embedding(index_N, rows_KD).view_as(z_BND)
-        loss = self._loss(z_BND, q_BND, rows_KD, mask_BN)
+        out = self.chosen(z_BND, index_N, rows_KD, mask_BN)
         if total:
             self._follow(flat_ND, index_N, mask_N)
+        return out
+
+    def chosen(self, z_BND: Tensor, index_N: Tensor, rows_KD: Tensor, mask_BN: Tensor | None) -> Quantized:
+        """Output for vectors (unit ones for cosine) whose rows were found already."""
+        q_BND = F.embedding(index_N, rows_KD).view_as(z_BND)
         used = (self.count_K > 0.1 * self.count_K.mean()).float().mean()
-        codes_BNS = index_N.view(*z_BND.shape[:2], 1)
-        return Quantized(self._passed(z_BND, q_BND), codes_BNS, loss, {"codebook_in_use": used})
+        return Quantized(
+            self._passed(z_BND, q_BND),
+            index_N.view(*z_BND.shape[:2], 1),
+            self._loss(z_BND, q_BND, rows_KD, mask_BN),
+            {"codebook_in_use": used},
+        )
 
     def _loss(self, z_BND: Tensor, q_BND: Tensor, rows_KD: Tensor, mask_BN: Tensor | None) -> Tensor:
         loss = self.commitment * mean_over((z_BND - q_BND.detach()).square(), mask_BN)
@@ -140,8 +152,8 @@ class VQ(Quantizer):
         return rotation(z_BND, q_BND) if self.estimator == "rotation" else straight_through(z_BND, q_BND)
 
     def _encode(self, z_BND: Tensor) -> Tensor:
-        # Angles do not depend on the length of z: only the rows need normalising.
-        return self._search(z_BND.reshape(-1, self.dim), self.rows()).view(*z_BND.shape[:2], 1)
+        flat_ND = self._normalised(z_BND).reshape(-1, self.dim)
+        return self._search(flat_ND, self.rows()).view(*z_BND.shape[:2], 1)
 
     def _decode(self, codes_BNS: Tensor) -> Tensor:
         return self._normalised(F.embedding(codes_BNS.squeeze(-1), self.codebook_KD))
@@ -149,21 +161,22 @@ class VQ(Quantizer):
     @torch.no_grad()
     def _prepare(self, flat_ND: Tensor, mask_N: Tensor | None, offset: int, total: int) -> None:
         """Before the search: k-means on the first batch, afterwards dead rows onto vectors of this batch."""
-        if not (self.kmeans and self._untouched) and not self.revive:
+        drawable = _drawable(flat_ND, mask_N, total)
+        # While compiling, a tensor cannot be asked; then the first batch must hold a real vector.
+        starts = self.kmeans and self._untouched and (torch.compiler.is_compiling() or bool(drawable > 0))
+        if not starts and not self.revive:
             return
         candidate_KD = sample_rows(flat_ND, mask_N, self.size, offset, total)
         # A little noise keeps rows apart where the batch repeats itself: equal rows would make a code ambiguous.
         noise_KD = from_first_process(torch.randn_like(candidate_KD))
         candidate_KD = self._normalised(candidate_KD + 1e-3 * candidate_KD.std(correction=0) * noise_KD)
-        if self.kmeans and self._untouched:
+        if starts:
             self._untouched = False
-            self._set_rows(
-                *self._k_means(flat_ND, mask_N, candidate_KD), torch.ones_like(self.count_K, dtype=torch.bool)
-            )
+            self._set_rows(*self._k_means(flat_ND, mask_N, candidate_KD), torch.full_like(self.count_K, True).bool())
         if self.revive:
             # They start with the mean count, so they get time to win some.
-            mean_count = _drawable(flat_ND, mask_N, total) / self.size
-            dead_K = (self.count_K < self.revive * mean_count) & (mean_count > 0)
+            mean_count = drawable / self.size
+            dead_K = (self.count_K < self.revive * mean_count) & (drawable > 0)
             self._set_rows(candidate_KD, mean_count.expand(self.size), dead_K)
 
     def _set_rows(self, rows_KD: Tensor, count_K: Tensor, where_K: Tensor) -> None:
@@ -184,7 +197,6 @@ class VQ(Quantizer):
     @torch.no_grad()
     def _follow(self, flat_ND: Tensor, index_N: Tensor, mask_N: Tensor | None) -> None:
         """Move the averages, then every row that was ever chosen, to the mean of its vectors."""
-        self._untouched = False
         sum_KD, count_K = segment_sums(flat_ND, index_N, mask_N, self.size)
         self.count_K.lerp_(count_K, 1 - self.decay)
         if self.codebook == "ema":
@@ -207,10 +219,7 @@ def _drawable(flat_ND: Tensor, mask_N: Tensor | None, total: int) -> Tensor:
     """How many real vectors all processes have together."""
     if mask_N is None:
         return flat_ND.new_tensor(float(total))
-    count = mask_N.sum().float()
-    if processes() > 1:
-        torch.distributed.all_reduce(count)
-    return count
+    return sum_over_processes(mask_N.sum().float())
 
 
 def _note_history(module: nn.Module, incompatible: object) -> None:

@@ -6,7 +6,7 @@ Shape letters: B batch, C channels, H and W pixels, h and w positions per side, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quantizers
-from quantizers import Gaussian, Quantized, Quantizer
+from quantizers import Gaussian, MultiScale, Quantized, Quantizer
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.config import build
 from tokenizers_mm.nets.conv import ConvConfig, Decoder, Encoder
@@ -24,7 +24,8 @@ from tokenizers_mm.nets.conv import ConvConfig, Decoder, Encoder
 class AutoencoderConfig:
     """A convolutional tokenizer.
 
-    image_size  (height, width) its spec is stated for; any multiple of the downsampling works
+    image_size  (height, width) its spec is stated for; any multiple of the downsampling works, unless the bottleneck
+                is multi-scale: its finest scale takes one size
     bottleneck  {"kind": one of quantizers.KINDS, **its constructor arguments}
     z_channels  width between the nets and the 1x1 convolutions around the bottleneck
     quant_conv  whether those convolutions exist; without them the widths must agree
@@ -56,10 +57,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         f = config.net.downsampling
         self.config, self.downsampling = config, f
-        height, width = config.image_size
-        self.spec = TokenSpec(image_size=(f, f), grid=(1, 1), dim=bottleneck.dim, codes=bottleneck.codes).resized(
-            (height, width)
-        )
+        self.spec = _spec_of(bottleneck, f, config.image_size)
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
         z, z_out = config.z_channels, config.z_channels * (2 if isinstance(bottleneck, Gaussian) else 1)
         if config.quant_conv:
@@ -96,18 +94,24 @@ class Autoencoder(nn.Module):
             raise ValueError("image_BCHW gives NaN or Inf features: check the pixels (expected finite, in [-1, 1])")
         payload = self.bottleneck.encode(h_BND)
         if self.spec.discrete:
-            return Tokens(codes_BNS=payload, grid=grid)
+            return Tokens(codes_BNS=payload, grid=self.spec.grid if self.spec.order == "scales" else grid)
         return Tokens(latents_BND=(payload - self.latent_mean_D) / self.latent_std_D, grid=grid)
 
     @torch.no_grad()
     def embed(self, tokens: Tokens) -> Tensor:
         """Vectors [B, N, D]: of the codes, or the unit-variance latents themselves."""
         tokens.check(self.spec)
+        if isinstance(self.bottleneck, MultiScale):
+            return self.bottleneck.rows(tokens.data)
         return self.bottleneck.decode(tokens.data) if self.spec.discrete else tokens.data
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
         """Images [B, C, H, W] of about [-1, 1], not clamped; the tokens' grid gives the size."""
+        if isinstance(self.bottleneck, MultiScale):
+            if tokens.check(self.spec).grid != self.spec.grid:
+                raise ValueError(f"grid={tokens.grid}: this tokenizer decodes the scales {self.spec.grid}")
+            return self._pixels(self.bottleneck.decode(tokens.data), self.bottleneck.scales[-1])
         z_BND = self.embed(tokens)
         if len(tokens.grid) != 2 or isinstance(tokens.grid[0], tuple):
             raise ValueError(f"grid={tokens.grid}: this tokenizer decodes (rows, columns)")
@@ -150,6 +154,20 @@ class Autoencoder(nn.Module):
         if self.config.linear:
             image_BCHW = image_BCHW + F.pixel_shuffle(self.linear_out(z_BDhw), self.downsampling)
         return image_BCHW
+
+
+def _spec_of(bottleneck: Quantizer, downsampling: int, image_size: tuple[int, int]) -> TokenSpec:
+    """Spec at this image size: a raster of positions, or the scales of a multi-scale bottleneck."""
+    one = TokenSpec(image_size=(downsampling, downsampling), grid=(1, 1), dim=bottleneck.dim, codes=bottleneck.codes)
+    spec = one.resized(image_size)
+    if not isinstance(bottleneck, MultiScale):
+        return spec
+    if spec.grid != bottleneck.scales[-1]:
+        raise ValueError(
+            f"image_size={spec.image_size}: gives a grid of {spec.grid} at downsampling {downsampling}, "
+            f"the finest of the bottleneck's scales is {bottleneck.scales[-1]}"
+        )
+    return replace(spec, grid=bottleneck.scales, order="scales")
 
 
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:

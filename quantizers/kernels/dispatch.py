@@ -30,7 +30,7 @@ def backend(device: torch.device) -> Backend:
         return forced
     if device.type == "cpu":
         return "native" if native.available() else "torch"
-    return "cuda" if device.type == "cuda" and torch.version.hip is None and _has_triton() else "torch"
+    return "cuda" if device.type == "cuda" and _has_tensor_cores(device) else "torch"
 
 
 @contextmanager
@@ -48,5 +48,8 @@ def using(name: Backend) -> Iterator[None]:
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _has_tensor_cores(device: torch.device) -> bool:
+    """Whether the Triton kernels run there: Triton is installed, and the GPU is NVIDIA's, from the A100 on."""
+    if torch.version.hip is not None or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -291,6 +291,29 @@ def test_a_mask_keeps_padding_out_of_the_codebook():
     assert bool(torch.isfinite(masked.codebook_KD).all())
 
 
+def test_k_means_waits_for_the_first_real_vector():
+    vq, z = VQ(16, 8, kmeans=5, revive=0.0), mixture(256)
+    start = vq.codebook_KD.clone()
+    vq(z, torch.zeros(1, 256, dtype=torch.bool))
+    assert torch.equal(vq.codebook_KD, start)
+    vq(z)
+    assert error_and_usage(vq.eval(), z)[0] < 0.5 * float((z - z.mean((0, 1))).square().mean())
+
+
+@pytest.mark.parametrize("options", [{"metric": "cosine"}, {"orthogonal": 1.0}, {"estimator": "diveq"}], ids=str)
+def test_a_gradient_codebook_may_be_used_twice_before_the_backward_pass(options):
+    """As in a shared residual level: reviving rows in the second call must leave the first one's gradient alone."""
+    vq = VQ(16, 8, codebook="gradient", revive=0.5, **options)
+    z = mixture(64).requires_grad_()
+    first = vq(z)
+    loss, rows = first.loss + first.z_BND.sum(), vq.codebook_KD.detach().clone()
+    (alone,) = torch.autograd.grad(loss, vq.codebook_KD, retain_graph=True)
+    vq.count_K.zero_()  # every row is dead now
+    vq(mixture(64, seed=1) + 30)
+    assert not torch.equal(vq.codebook_KD.detach(), rows)
+    assert torch.equal(torch.autograd.grad(loss, vq.codebook_KD)[0], alone)
+
+
 # -------------------------------------------------------------------------------------------- several processes
 
 CASES = {

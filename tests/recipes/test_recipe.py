@@ -7,6 +7,7 @@ import typer
 import yaml
 
 import backbones
+from quantizers import KINDS
 from recipes import cli
 from recipes.recipe import (
     FolderImages,
@@ -124,12 +125,12 @@ def changed(base, **changes):
             ".model.net.chanels = 8: unknown key (did you mean channels?); known: ",
         ),
         (
-            changed(TOKENIZER, model={"bottleneck": {"kind": "fqs"}}),
-            ": model.bottleneck.kind = fqs: expected one of fsq, vq, gaussian (did you mean fsq?)",
+            changed(TOKENIZER, model={"bottleneck": {"kind": "gausian"}}),
+            f": model.bottleneck.kind = gausian: expected one of {', '.join(KINDS)} (did you mean gaussian?)",
         ),
         (
             changed(TOKENIZER, model={"bottleneck": {"kind": "fsq", "level": [3]}}),
-            ": model.bottleneck.level = [3]: unknown key (did you mean levels?); known: levels",
+            ": model.bottleneck.level = [3]: unknown key (did you mean levels?); known: activation, form, levels, ",
         ),
         (changed(TOKENIZER, model={"bottleneck": {"kind": "fsq", "levels": [1]}}), ": model.bottleneck: levels=(1,): "),
         ({**GENERATOR, "tokens": 3}, ".tokens = 3: input should be a valid string"),

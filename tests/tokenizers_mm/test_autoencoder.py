@@ -27,8 +27,30 @@ def test_spec_follows_from_the_parts():
         model_of(image_size=(18, 16))
 
 
-def test_training_pass_reconstructs_what_decode_gives():
-    model = model_of({"kind": "fsq", "levels": [8, 5]})
+SCALES = {"kind": "multiscale", "inner": {"kind": "vq", "size": 8, "dim": 3}, "scales": [1, [2, 1], [4, 2]]}
+
+
+def test_a_multi_scale_bottleneck_gives_scales():
+    model = model_of(SCALES)
+    assert model.spec.order == "scales"
+    assert model.spec.grid == ((1, 1), (2, 1), (4, 2))
+    assert (model.spec.length, model.spec.codes, model.spec.dim) == (11, (8,), 3)
+    tokens = model.encode(IMAGE)
+    rows = model.embed(tokens)
+    assert rows.shape == (2, 11, 3)
+    assert torch.equal(rows, model.bottleneck.quantizer.decode(tokens.codes_BNS))
+    with pytest.raises(ValueError, match=r"image_size=\(32, 8\): this tokenizer takes \(16, 8\) only"):
+        model.encode(torch.zeros(1, 3, 32, 8))
+    for grid in ((11,), ((1, 1), (1, 2), (4, 2))):
+        with pytest.raises(ValueError, match=r"decodes the scales \(\(1, 1\), \(2, 1\), \(4, 2\)\)"):
+            model.decode(Tokens(codes_BNS=tokens.codes_BNS, grid=grid))
+    with pytest.raises(ValueError, match=r"image_size=\(16, 16\): gives a grid of \(4, 4\).*finest.*\(4, 2\)"):
+        model_of(SCALES, image_size=(16, 16))
+
+
+@pytest.mark.parametrize("bottleneck", [{"kind": "fsq", "levels": [8, 5]}, SCALES], ids=["raster", "scales"])
+def test_training_pass_reconstructs_what_decode_gives(bottleneck):
+    model = model_of(bottleneck)
     recon, quantized = model(IMAGE)
     tokens = model.encode(IMAGE)
     assert recon.shape == IMAGE.shape

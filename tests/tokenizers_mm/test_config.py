@@ -75,11 +75,14 @@ def test_build_makes_the_kind_that_is_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "fqs"}, "bottleneck.kind = fqs: expected one of fsq, vq, gaussian (did you mean fsq?)"),
-        ({}, "bottleneck.kind = None: expected one of fsq, vq, gaussian"),
+        (
+            {"kind": "gausian"},
+            f"bottleneck.kind = gausian: expected one of {', '.join(KINDS)} (did you mean gaussian?)",
+        ),
+        ({}, f"bottleneck.kind = None: expected one of {', '.join(KINDS)}"),
         (
             {"kind": "vq", "size": 8, "dim": 2, "dekay": 0.5},
-            "bottleneck.dekay = 0.5: unknown key (did you mean decay?); known: commitment, decay, dim, revive, size",
+            "bottleneck.dekay = 0.5: unknown key (did you mean decay?); known: codebook, commitment, decay, dim, ",
         ),
         ({"kind": "vq", "size": 8}, "bottleneck.dim: missing; add it"),
         ({"kind": "vq", "size": "big", "dim": 2}, "bottleneck.size = 'big': input should be a valid integer"),

@@ -1,5 +1,6 @@
 // Everything that is compiled once for each instruction set; no include guard on purpose.
 #include "vector.h"
 #include "nearest.h"
+#include "residual.h"
 #include "bits.h"
 #include "scalar.h"

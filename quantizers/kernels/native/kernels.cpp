@@ -136,3 +136,8 @@ extern "C" void tmm_scalar_quantize(const float* z, const float* threshold, cons
     huge_pages(codes, size_t(count) * sizeof(int64_t));
     TMM_DISPATCH(isa, scalar::quantize(z, threshold, level, center, half, q, codes, count, dim, steps, threads));
 }
+
+extern "C" void tmm_residual_encode(float* q, const float* const* codebooks, const int64_t* sizes, int64_t* codes,
+                                    float* errors, int64_t count, int64_t levels, int64_t dim, int threads, int isa) {
+    TMM_DISPATCH(isa, residual_encode(q, codebooks, sizes, codes, errors, count, levels, dim, threads));
+}

@@ -104,6 +104,7 @@ def pointer(tensor: Tensor) -> int:
 _SIGNATURES = {
     "tmm_best_isa": "",
     "tmm_nearest": "pppnnniii",
+    "tmm_residual_encode": "pppppnnnii",
     "tmm_sign_quantize": "pppnifiii",
     "tmm_scalar_quantize": "pppppppnnnii",
 }
