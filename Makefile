@@ -13,7 +13,7 @@ demo: .venv/ready ## pixels to tokens to pictures in about ten minutes; writes d
 	$(BIN)/tmm demo --out demo
 
 test: .venv/ready ## all tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal
 
 slow: .venv/ready ## learning runs that take minutes
 	$(BIN)/python -m pytest -q -m slow
@@ -25,6 +25,7 @@ check: .venv/ready ## lint, format, types
 
 bench: .venv/ready ## timed comparisons, interleaved, parity first
 	$(BIN)/python -m pytest -q benchmarks --benchmark-only
+	$(BIN)/python benchmarks/plots.py
 
 gpu: .venv/ready ## CUDA kernels on a GPU: parity, timed comparisons, roofline
 	$(BIN)/python benchmarks/gpu.py

@@ -1,6 +1,4 @@
-"""What tests of quantizers share: nothing compiled is left over, and modules of vector-quantize-pytorch are run whatever
-their layout.
-"""
+"""What tests of quantizers share: no leftovers of compiling; modules of vector-quantize-pytorch run in any layout."""
 
 import pytest
 import torch

@@ -41,7 +41,7 @@ void huge_pages(void* memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const uintptr_t page = 2 << 20, from = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
     const uintptr_t to = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
-    if (bytes >= size_t(4) << 20) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+    if (bytes >= size_t(8) << 20) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
 #endif
 }
 }  // namespace

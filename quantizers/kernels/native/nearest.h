@@ -16,7 +16,10 @@ constexpr int ROWS = 6, VECTORS = 4;
 constexpr int PANEL = VECTORS * LANES;
 constexpr int64_t CHUNK_BYTES = 1 << 20;  // packed rows at a time: the only extra memory, whatever the size
 constexpr int64_t BLOCK = 96;             // vectors at a time: packed, they stay in the second cache
-constexpr int64_t SEEDS = 16;             // panels without a branch
+constexpr int64_t SEEDS = 48;             // panels without a branch,
+constexpr int64_t MOST_SEEDED = 64;       // in as many channels: beyond, a tile costs more than its branch ever does
+
+constexpr int64_t seeds_of(int64_t dim, int64_t panels) { return dim > MOST_SEEDED ? 0 : std::min(SEEDS, panels); }
 
 // Scores of one group against one panel.
 TMM_INLINE void scores(const float* panel, const float* half_norm, const float* group, int64_t dim,
@@ -100,16 +103,18 @@ TMM_INLINE void settle(const Lanes& lanes, const float* panels, const float* hal
     where = std::numeric_limits<int64_t>::max();
     for (unsigned hits = bits(equal(lanes.best, splat(best))); hits; hits &= hits - 1) {
         const int l = __builtin_ctz(hits);
-        float low = std::numeric_limits<float>::infinity();
-        int64_t row = 0;
-        for (int v = 0; v < VECTORS; ++v) {
-            const int64_t p = lanes.panel[l], offset = v * LANES + l;
-            float sum = half_norms[p * PANEL + offset];
-            for (int64_t d = 0; d < dim; ++d) sum -= group[d * ROWS] * panels[(p * dim + d) * PANEL + offset];
-            if (sum < low) low = sum, row = p * PANEL + offset;
-        }
+        const int64_t p = lanes.panel[l];
+        float sum[VECTORS];
+        for (int v = 0; v < VECTORS; ++v) sum[v] = half_norms[p * PANEL + v * LANES + l];
+        for (int64_t d = 0; d < dim; ++d)
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; ++v)
+                sum[v] -= group[d * ROWS] * panels[(p * dim + d) * PANEL + v * LANES + l];
+        const int v = std::min_element(sum, sum + VECTORS) - sum;
+        const int64_t row = p * PANEL + v * LANES + l;
         where = std::min(where, row);
     }
+    if (where == std::numeric_limits<int64_t>::max()) where = 0;  // nothing compares with NaN
 }
 
 TMM_INLINE void seed_block(const float* panels, const float* half_norms, int64_t panel_count, const float* groups,
@@ -149,6 +154,11 @@ TMM_INLINE void search_block(const float* panels, const float* half_norms, int64
         }
 }
 
+TMM_INLINE void start_block(int64_t count, float* best, int64_t* where) {
+    std::fill(best, best + count, std::numeric_limits<float>::infinity());
+    std::fill(where, where + count, 0);
+}
+
 TMM_INLINE void pack_groups(const float* z, int64_t count, int64_t dim, int64_t group_count, float* groups) {
     for (int64_t g = 0; g < group_count; ++g)
         for (int64_t r = 0; r < ROWS; ++r) {
@@ -157,41 +167,60 @@ TMM_INLINE void pack_groups(const float* z, int64_t count, int64_t dim, int64_t 
         }
 }
 
-void nearest(const float* z, const float* codebook, int64_t* index, int64_t count, int64_t size, int64_t dim, bool dot,
-             int threads) {
-    const int64_t chunk_panels =
-        std::max<int64_t>(1, std::min(CHUNK_BYTES / (4 * PANEL * dim), (size + PANEL - 1) / PANEL));
-    const int64_t share = (count + threads - 1) / threads;
-    const int64_t block = std::max<int64_t>(ROWS, std::min(BLOCK, (share + ROWS - 1) / ROWS * ROWS));
-    const int64_t blocks = (count + block - 1) / block;
-    auto panels = buffer<float>(chunk_panels * PANEL * dim);
-    auto half_norms = buffer<float>(chunk_panels * PANEL);
-    auto bests = buffer<float>(blocks * block);
-    auto wheres = buffer<int64_t>(blocks * block);
-#pragma omp parallel num_threads(threads)
-    {
-        auto groups = buffer<float>(block * dim);
-        auto lanes = buffer<Lanes>(block);
-        for (int64_t first = 0; first < size; first += chunk_panels * PANEL) {
-            const int64_t here = std::min(chunk_panels, (size - first + PANEL - 1) / PANEL);
-            const int64_t seeds = first ? 0 : std::min(SEEDS, here);
+// Space of a search for `count` vectors in codebooks of at most `size` rows, shared by the threads.
+struct Space {
+    int64_t count, dim, chunk_panels, block, blocks;
+    Buffer<float> panels, half_norms, bests;
+    Buffer<int64_t> wheres;
+
+    Space(int64_t count, int64_t size, int64_t dim, int threads) : count(count), dim(dim) {
+        chunk_panels = std::max<int64_t>(1, std::min(CHUNK_BYTES / (4 * PANEL * dim), (size + PANEL - 1) / PANEL));
+        const int64_t share = (count + threads - 1) / threads;
+        block = std::max<int64_t>(ROWS, std::min(BLOCK, (share + ROWS - 1) / ROWS * ROWS));
+        blocks = (count + block - 1) / block;
+        panels = buffer<float>(chunk_panels * PANEL * dim);
+        half_norms = buffer<float>(chunk_panels * PANEL);
+        bests = buffer<float>(blocks * block);
+        wheres = buffer<int64_t>(blocks * block);
+    }
+};
+
+// Called by every thread of a parallel region. `done(n, rows, where)` gets each block of vectors, from the n-th on, and
+// the best rows for it, on the thread that searched it last.
+template <class Done>
+TMM_INLINE void search(Space& space, const float* z, const float* codebook, int64_t size, bool dot, float* groups,
+                       Lanes* lanes, Done done) {
+    const int64_t dim = space.dim;
+    float *panels = space.panels.get(), *half_norms = space.half_norms.get();
+    for (int64_t first = 0; first < size; first += space.chunk_panels * PANEL) {
+        const int64_t here = std::min(space.chunk_panels, (size - first + PANEL - 1) / PANEL);
+        const int64_t seeds = first ? 0 : seeds_of(dim, here);
 #pragma omp for schedule(static)
-            for (int64_t p = 0; p < here; ++p)
-                pack_panel(codebook, size, dim, first + p * PANEL, dot, panels.get() + p * PANEL * dim,
-                           half_norms.get() + p * PANEL);
+        for (int64_t p = 0; p < here; ++p)
+            pack_panel(codebook, size, dim, first + p * PANEL, dot, panels + p * PANEL * dim, half_norms + p * PANEL);
 #pragma omp for schedule(dynamic)
-            for (int64_t b = 0; b < blocks; ++b) {
-                const int64_t rows = std::min(block, count - b * block), group_count = (rows + ROWS - 1) / ROWS;
-                float* best = bests.get() + b * block;
-                int64_t* where = wheres.get() + b * block;
-                pack_groups(z + b * block * dim, rows, dim, group_count, groups.get());
-                if (seeds)
-                    seed_block(panels.get(), half_norms.get(), seeds, groups.get(), group_count, dim, lanes.get(), best,
-                               where);
-                search_block(panels.get(), half_norms.get(), seeds, here, first, groups.get(), group_count, dim, best,
-                             where);
-            }
+        for (int64_t b = 0; b < space.blocks; ++b) {
+            const int64_t n = b * space.block, rows = std::min(space.block, space.count - n);
+            const int64_t group_count = (rows + ROWS - 1) / ROWS;
+            float* best = &space.bests[n];
+            int64_t* where = &space.wheres[n];
+            pack_groups(z + n * dim, rows, dim, group_count, groups);
+            if (!first) start_block(space.block, best, where);
+            if (seeds) seed_block(panels, half_norms, seeds, groups, group_count, dim, lanes, best, where);
+            search_block(panels, half_norms, seeds, here, first, groups, group_count, dim, best, where);
+            if (first + here * PANEL >= size) done(n, rows, where);
         }
     }
-    std::copy(wheres.get(), wheres.get() + count, index);
+}
+
+void nearest(const float* z, const float* codebook, int64_t* index, int64_t count, int64_t size, int64_t dim, bool dot,
+             int threads) {
+    Space space(count, size, dim, threads);
+#pragma omp parallel num_threads(threads)
+    {
+        auto groups = buffer<float>(space.block * dim);
+        auto lanes = buffer<Lanes>(space.block);
+        search(space, z, codebook, size, dot, groups.get(), lanes.get(),
+               [&](int64_t n, int64_t rows, const int64_t* where) { std::copy(where, where + rows, index + n); });
+    }
 }

@@ -92,7 +92,7 @@ def test_the_shapes_of_avx512_give_the_same_on_any_processor(tmp_path, monkeypat
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
-    wide = library.load(library.build(tmp_path, "-DTMM_WIDE_ON_AVX2"))
+    wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))
     monkeypatch.setattr(sys.modules["quantizers.kernels.native.bits"], "library", lambda: wide)
     for count, streams, width in SHAPES:
         z = numbers(count, streams * width)
