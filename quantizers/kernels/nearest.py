@@ -44,7 +44,7 @@ def nearest(z_ND: Tensor, codebook_KD: Tensor, *, metric: Metric = "euclidean") 
 
 def nearest_reference(z_ND: Tensor, codebook_KD: Tensor, dot: bool) -> Tensor:
     """Plain PyTorch, on any device."""
-    half_norm_K = codebook_KD.new_zeros(len(codebook_KD)) if dot else codebook_KD.square().sum(-1) / 2
+    half_norm_K = _half_norms(codebook_KD, dot)
     rows = max(1, _BLOCK_BYTES // (4 * len(codebook_KD)))
     index_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     score_NK = z_ND.new_empty(min(rows, len(z_ND)), len(codebook_KD))
@@ -54,6 +54,13 @@ def nearest_reference(z_ND: Tensor, codebook_KD: Tensor, dot: bool) -> Tensor:
         torch.addmm(half_norm_K, block_ND, codebook_KD.T, alpha=-1, out=block_NK)
         torch.argmin(block_NK, dim=-1, out=index_N[start : start + rows])
     return index_N
+
+
+def _half_norms(codebook_KD: Tensor, dot: bool) -> Tensor:
+    if dot:
+        return codebook_KD.new_zeros(len(codebook_KD))
+    # As a product of rows: squaring them first would take as much memory again as the codebook.
+    return torch.bmm(codebook_KD[:, None], codebook_KD[:, :, None]).flatten() / 2
 
 
 @torch.library.custom_op("quantizers::nearest", mutates_args=())
@@ -89,7 +96,7 @@ def sample_nearest(z_ND: Tensor, codebook_KD: Tensor, temperature: float, *, met
 
 @torch.library.custom_op("quantizers::sample_nearest", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
 def _sample(z_ND: Tensor, codebook_KD: Tensor, temperature: float, dot: bool) -> Tensor:
-    half_norm_K = codebook_KD.new_zeros(len(codebook_KD)) if dot else codebook_KD.square().sum(-1) / 2
+    half_norm_K = _half_norms(codebook_KD, dot)
     index_N = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     rows = max(1, _BLOCK_BYTES // (4 * len(codebook_KD)))
     for start in range(0, len(z_ND), rows):

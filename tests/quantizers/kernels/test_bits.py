@@ -88,7 +88,7 @@ def test_several_threads_and_results_beyond_the_caches(isa):
         torch.set_num_threads(threads)
 
 
-def test_the_shapes_of_avx512_give_the_same_on_any_processor(tmp_path, monkeypatch):
+def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")

@@ -84,7 +84,7 @@ def test_the_size_of_a_chunk_of_rows_is_no_limit(search):
     assert search(z, rows, False).tolist() == list(range(2995, 3000))
 
 
-def test_the_shapes_of_avx512_give_the_same_on_any_processor(tmp_path, monkeypatch):
+def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
@@ -121,23 +121,24 @@ def test_backends_agree_but_for_ties():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation returned."""
+    """Bytes of the largest tensor that any operation made; views of what was there do not count."""
 
     bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        there = {argument.untyped_storage().data_ptr() for argument in args if isinstance(argument, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor):
-            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in there:
+            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
         return out
 
 
-@pytest.mark.parametrize(("count", "size"), [(20_000, 4096), (64, 300_000)])
-def test_memory_of_the_torch_path_is_one_block(count, size):
-    z, rows = torch.randn(count, 8), torch.randn(size, 8)
+@pytest.mark.parametrize(("count", "size", "dim"), [(20_000, 4096, 8), (64, 300_000, 8), (100, 65_536, 64)])
+def test_memory_of_the_torch_path_is_one_block(count, size, dim):
+    z, rows = torch.randn(count, dim), torch.randn(size, dim)
     with LargestTensor() as largest:
         nearest_reference(z, rows, False)
-    assert 0 < largest.bytes <= max(_BLOCK_BYTES, rows.nbytes) < 4 * count * size / 7
+    assert 0 < largest.bytes <= _BLOCK_BYTES < max(rows.nbytes, 4 * count * size / 30)
 
 
 def test_registered_as_a_custom_op():

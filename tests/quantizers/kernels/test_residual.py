@@ -67,7 +67,7 @@ def test_native_equals_one_search_after_the_other(isa, example_of):
 
 
 @needs_native
-def test_avx512_shapes_are_right_without_avx512(tmp_path, monkeypatch):
+def test_avx512_shapes_are_right_without_avx512(monkeypatch):
     if library.library().tmm_best_isa() == 0:
         pytest.skip("needs AVX2")
     wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))

@@ -87,7 +87,7 @@ def test_native_gives_the_bits_of_the_reference(quantize):
             assert_same_bits(quantize(z_ND, *channels), scalar_quantize_reference(z_ND, *channels))
 
 
-def test_the_shapes_of_avx512_give_the_same_on_any_processor(tmp_path, monkeypatch):
+def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
