@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -178,6 +179,13 @@ def mean_over(x_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
     if mask_BN is None:
         return x_BND.mean()
     return (x_BND * mask_BN[..., None]).sum() / (mask_BN.sum() * x_BND.shape[-1]).clamp(min=1)
+
+
+def mean_square(a_BND: Tensor, b_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
+    """Mean squared difference over the elements of real positions; see `mean_over`."""
+    if mask_BN is None and a_BND.numel():
+        return F.mse_loss(a_BND, b_BND)  # one pass, where the difference and its square would be two more
+    return mean_over((a_BND - b_BND).square(), mask_BN)
 
 
 def _plain(value: Any) -> Any:

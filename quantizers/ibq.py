@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.kernels import nearest, soft_rows
 
 
@@ -69,9 +69,9 @@ class IBQ(Quantizer):
         )
         q_BND, hard_BND = rows.soft_ND.view_as(z_BND), rows.hard_ND.view_as(z_BND)
         quant = (
-            mean_over((q_BND - z_BND).square(), mask_BN)
-            + self.commitment * mean_over((z_BND - hard_BND.detach()).square(), mask_BN)
-            + self.codebook * mean_over((hard_BND - z_BND.detach()).square(), mask_BN)
+            mean_square(q_BND, z_BND, mask_BN)
+            + self.commitment * mean_square(z_BND, hard_BND.detach(), mask_BN)
+            + self.codebook * mean_square(hard_BND, z_BND.detach(), mask_BN)
         )
         loss = self.quant * quant + self.entropy * (rows.entropy - rows.mean_entropy)
         stats = {"entropy": rows.entropy.detach(), "mean_entropy": rows.mean_entropy.detach()} if self.training else {}

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.kernels import scalar_quantize
 from quantizers.straight_through import straight_through
 
@@ -93,8 +93,8 @@ class Latent(Quantizer):
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         digit_BND = self._digits(z_BND)
         q_BND = self._values(digit_BND)
-        loss = self.codebook * mean_over((q_BND - z_BND.detach()).square(), mask_BN)
-        loss = loss + self.commitment * mean_over((z_BND - q_BND.detach()).square(), mask_BN)
+        loss = self.codebook * mean_square(q_BND, z_BND.detach(), mask_BN)
+        loss = loss + self.commitment * mean_square(z_BND, q_BND.detach(), mask_BN)
         return Quantized(straight_through(z_BND, q_BND), self._code(digit_BND), loss)
 
     def _encode(self, z_BND: Tensor) -> Tensor:

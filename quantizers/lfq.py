@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.kernels import bit_entropy, sign_quantize, sign_vectors
 from quantizers.kernels.bits import stream_bits
 from quantizers.kernels.entropy import group_bits
@@ -93,7 +93,7 @@ class LFQ(Quantizer):
         out_BND = straight_through(latent_BND, q_BND)
         if not self.training:
             return Quantized(out_BND, codes_BNS, z_BND.new_zeros(()))
-        loss = self.commitment * mean_over((latent_BND - q_BND).square(), mask_BN)
+        loss = self.commitment * mean_square(latent_BND, q_BND, mask_BN)
         if not self.entropy:
             return Quantized(out_BND, codes_BNS, loss)
         sample, codebook = self._entropies(latent_BND, mask_BN)

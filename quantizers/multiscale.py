@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.inner import Options, build_inner, codes_in
 from quantizers.straight_through import straight_through
 
@@ -120,8 +120,8 @@ class MultiScale(Quantizer):
             out = self.quantizer.unchecked(_raster(_averaged(left_BDhw, scale)), None)
             h_BDhw = self._spread(self.quantizer._decode(codes_in(out)), i)
             sum_BDhw, left_BDhw = sum_BDhw + h_BDhw, left_BDhw - h_BDhw.detach()
-            to_code = mean_over(_raster(f_BDhw - sum_BDhw.detach()).square(), None)
-            to_input = mean_over(_raster(f_BDhw.detach() - sum_BDhw).square(), None)
+            to_code = mean_square(f_BDhw, sum_BDhw.detach(), None)
+            to_input = mean_square(sum_BDhw, f_BDhw.detach(), None)
             losses.append(to_input + self.commitment * to_code + out.loss)
             outs.append(out)
         codes_BLS = torch.cat([codes_in(out) for out in outs], 1)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.kernels import nearest
 from quantizers.straight_through import Estimator, rotation, straight_through
 
@@ -69,8 +69,8 @@ class SimVQ(Quantizer):
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         codes_BNS = self._encode(z_BND)
         q_BND = self._decode(codes_BNS)
-        follow = mean_over((q_BND - z_BND.detach()).square(), mask_BN)
-        commit = mean_over((z_BND - q_BND.detach()).square(), mask_BN)
+        follow = mean_square(q_BND, z_BND.detach(), mask_BN)
+        commit = mean_square(z_BND, q_BND.detach(), mask_BN)
         loss = self.codebook * follow + self.commitment * commit
         return Quantized(_ESTIMATORS[self.estimator](z_BND, q_BND), codes_BNS, loss, {"error": follow.detach()})
 

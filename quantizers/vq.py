@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer, mean_square
 from quantizers.distributed import from_first_process, offset_and_total, sample_rows, segment_sums, sum_over_processes
 from quantizers.kernels import nearest, sample_nearest
 from quantizers.straight_through import ESTIMATORS, Estimator, diveq, rotation, straight_through
@@ -139,9 +139,9 @@ class VQ(Quantizer):
         )
 
     def _loss(self, z_BND: Tensor, q_BND: Tensor, rows_KD: Tensor, mask_BN: Tensor | None) -> Tensor:
-        loss = self.commitment * mean_over((z_BND - q_BND.detach()).square(), mask_BN)
+        loss = self.commitment * mean_square(z_BND, q_BND.detach(), mask_BN)
         if self.codebook == "gradient" and self.estimator != "diveq":
-            loss = loss + mean_over((z_BND.detach() - q_BND).square(), mask_BN)
+            loss = loss + mean_square(q_BND, z_BND.detach(), mask_BN)
         if self.orthogonal and z_BND.numel():
             loss = loss + self.orthogonal * orthogonality(rows_KD)
         return loss

@@ -5,6 +5,7 @@ Shape letters: B batch, N positions, S streams, D channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 Run = tuple[Tensor, Tensor, Tensor]
 
 
-class Part:
+class Part(ABC):
     """Reader of one module. The module's attributes are those of its class, so it is `Any` here."""
 
     pointwise = True
@@ -40,9 +41,9 @@ class Part:
         """Indices [B, N] or [B, N, S...] as codes [B, N, S]; levels that quantizer dropout left out (-1) are 0."""
         return index.reshape(*z_BND.shape[:2], len(self.codes)).long().clamp(min=0)
 
+    @abstractmethod
     def vectors(self, codes_BNS: Tensor) -> Tensor:
         """Vectors [B, N, D] that `run` gives in evaluation for these codes."""
-        raise NotImplementedError
 
 
 def loss_of(rest: list[Any], z_BND: Tensor) -> Tensor:

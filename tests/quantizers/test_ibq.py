@@ -177,23 +177,6 @@ def test_it_compiles_without_graph_breaks(training, entropy):
         torch.testing.assert_close(fast, eager)
 
 
-class Verb(nn.Module):
-    def __init__(self, quantizer, verb):
-        super().__init__()
-        self.quantizer, self.verb = quantizer, verb
-
-    def forward(self, x):
-        return getattr(self.quantizer, self.verb)(x)
-
-
-def test_encode_and_decode_export():
-    ibq = IBQ(16, 4).eval()
-    z = torch.randn(2, 9, 4)
-    for verb, x in (("encode", z), ("decode", ibq.encode(z))):
-        program = torch.export.export(Verb(ibq, verb), (x,))
-        assert torch.equal(program.module()(x), getattr(ibq, verb)(x))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -112,39 +112,6 @@ def test_masked_positions_do_not_count():
     torch.testing.assert_close(grads[0][0], alone.loss.detach())
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_it_compiles_without_graph_breaks(training):
-    simvq = SimVQ(16, 4).train(training)
-    compiled = torch.compile(simvq, fullgraph=True, backend="aot_eager")
-    z = torch.randn(2, 9, 4)
-    a, b = z.clone().requires_grad_(), z.clone().requires_grad_()
-    eager, fast = simvq(a), compiled(b)
-    assert torch.equal(eager.codes_BNS, fast.codes_BNS)
-    torch.testing.assert_close(fast.z_BND, eager.z_BND)
-    torch.testing.assert_close(fast.loss, eager.loss)
-    (eager.loss + eager.z_BND.square().sum()).backward()
-    (fast.loss + fast.z_BND.square().sum()).backward()
-    torch.testing.assert_close(b.grad, a.grad)
-
-
-class Verb(nn.Module):
-    def __init__(self, quantizer, verb):
-        super().__init__()
-        self.quantizer, self.verb = quantizer, verb
-
-    def forward(self, x):
-        return getattr(self.quantizer, self.verb)(x)
-
-
-def test_encode_and_decode_export():
-    simvq = SimVQ(16, 4).eval()
-    z = torch.randn(2, 9, 4)
-    codes = simvq.encode(z)
-    for verb, x in (("encode", z), ("decode", codes)):
-        program = torch.export.export(Verb(simvq, verb), (x,))
-        assert torch.equal(program.module()(x), getattr(simvq, verb)(x))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
