@@ -1,5 +1,7 @@
 """One training step, forward and backward: a VQ codebook that follows by moving averages, and the entropy of LFQ."""
 
+import math
+
 import torch
 import vector_quantize_pytorch as vqp
 
@@ -68,6 +70,9 @@ def test_entropy_14_bits(compare, peak, theirs):
 def test_entropy_18_bits(compare, peak):
     """More than the other library can hold: 2^18 probabilities of 8192 vectors are 8 GiB, several times over."""
     ours, z = LFQ(18, entropy=0.1), 0.02 * torch.randn(1, 8192, 18)
+    # A codebook entropy lies between that of a sample and that of 2^18 equally likely codes.
+    stats = ours(z).stats
+    assert 0 < float(stats["sample_entropy"]) < float(stats["codebook_entropy"]) <= 18 * math.log(2) + 1e-4
     compare(
         "LFQ entropy, forward and backward, 18 bits, N=8192",
         {"LFQ": lambda: step(ours, z)},
