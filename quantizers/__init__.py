@@ -9,6 +9,7 @@ from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
 from quantizers.ibq import IBQ
+from quantizers.identity import Identity
 from quantizers.kinds import KINDS, build
 from quantizers.latent import Latent
 from quantizers.lfq import LFQ
@@ -29,6 +30,7 @@ __all__ = [
     "VQ",
     "CodeMeter",
     "Gaussian",
+    "Identity",
     "Latent",
     "MultiScale",
     "Product",

@@ -11,6 +11,7 @@ from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
 from quantizers.ibq import IBQ
+from quantizers.identity import Identity
 from quantizers.latent import Latent
 from quantizers.lfq import LFQ
 from quantizers.multiscale import MultiScale
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Quantizer]] = {
     "latent": Latent,
     "vq": VQ,
     "gaussian": Gaussian,
+    "identity": Identity,
     "simvq": SimVQ,
     "ibq": IBQ,
     "lfq": LFQ,

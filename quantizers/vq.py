@@ -28,7 +28,8 @@ class VQ(Quantizer):
 
     size         rows of the codebook, K
     dim          channels of a row
-    metric       "euclidean", or "cosine": vectors and rows are normalised to unit length, and so is the output
+    metric       "euclidean", or "cosine": vectors and rows are normalised to unit length, and so is the output; or
+                 "angle": the row of least angle is chosen but returned as it is (VAR with normalised search)
     codebook     "ema": a buffer that follows by moving averages; "gradient": a parameter, its loss term has weight 1
     decay        of the moving averages
     commitment   weight beta of |z - sg(q)|^2 in the loss
@@ -47,7 +48,7 @@ class VQ(Quantizer):
         size: int,
         dim: int,
         *,
-        metric: Literal["euclidean", "cosine"] = "euclidean",
+        metric: Literal["euclidean", "cosine", "angle"] = "euclidean",
         codebook: Literal["ema", "gradient"] = "ema",
         decay: float = 0.99,
         commitment: float = 0.25,
@@ -60,8 +61,10 @@ class VQ(Quantizer):
         super().__init__()
         if size < 2 or dim < 1:
             raise ValueError(f"size={size}, dim={dim}: expected a codebook of at least 2 rows of at least 1 channel")
-        if metric not in ("euclidean", "cosine") or codebook not in ("ema", "gradient"):
-            raise ValueError(f"metric={metric!r}, codebook={codebook!r}: expected euclidean|cosine and ema|gradient")
+        if metric not in ("euclidean", "cosine", "angle") or codebook not in ("ema", "gradient"):
+            raise ValueError(
+                f"metric={metric!r}, codebook={codebook!r}: expected euclidean|cosine|angle and ema|gradient"
+            )
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: expected a number in [0, 1)")
         for name, value in {
@@ -108,7 +111,9 @@ class VQ(Quantizer):
         return F.normalize(vectors, dim=-1) if self.metric == "cosine" else vectors
 
     def _search(self, flat_ND: Tensor, rows_KD: Tensor, *, temperature: float = 0.0) -> Tensor:
-        metric: Literal["euclidean", "dot"] = "dot" if self.metric == "cosine" else "euclidean"
+        metric: Literal["euclidean", "dot"] = "euclidean" if self.metric == "euclidean" else "dot"
+        if self.metric == "angle":
+            flat_ND, rows_KD = F.normalize(flat_ND, dim=-1), F.normalize(rows_KD, dim=-1)
         if temperature:
             return sample_nearest(flat_ND, rows_KD, temperature, metric=metric)
         return nearest(flat_ND, rows_KD, metric=metric)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizers_mm.checkpoint import load
+from tokenizers_mm.checkpoints import load
 from tokenizers_mm.data.images import Preprocess, decode, find_images, to_tensor
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.losses.perceptual import perceptual

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import backbones
 from tokenizers_mm.api import Condition
-from tokenizers_mm.checkpoint import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.data.images import to_uint8
 
 # Beside a trained generator: the fingerprint of the tokenizer whose tokens it learned.

@@ -18,7 +18,7 @@ from recipes.recipe import GeneratorRecipe, Recipe, TokenizerRecipe
 from recipes.sample import TOKENIZER_FILE
 from tokenizers_mm.api import Batch
 from tokenizers_mm.autoencoder import Autoencoder, build_autoencoder
-from tokenizers_mm.checkpoint import save
+from tokenizers_mm.checkpoints import save
 from tokenizers_mm.data.images import to_uint8
 from tokenizers_mm.data.sources import Source, draws_for
 from tokenizers_mm.data.store import TokenDataset

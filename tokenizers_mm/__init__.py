@@ -2,7 +2,7 @@
 
 from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoint import fingerprint, load, save
+from tokenizers_mm.checkpoints import fingerprint, load, save
 
 __all__ = [
     "Autoencoder",

@@ -72,6 +72,7 @@ def _lasting(options: Any) -> Any:
 
 
 def _vq(vq: VQ) -> Arguments:
+    _refuse(vq, metric=("euclidean", "cosine"))
     mean = float(vq.count_K.mean())
     arguments: Arguments = {
         "dim": vq.dim,

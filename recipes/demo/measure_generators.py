@@ -21,7 +21,7 @@ from backbones import Autoregressive, Flow
 from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.measure_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoint import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.measure.judge import accuracy
 from tokenizers_mm.measure.memorisation import COPIES_ALLOWED, RATIO_RANGE, Memorisation, memorisation

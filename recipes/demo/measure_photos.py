@@ -17,7 +17,7 @@ from recipes.demo.figures import Figure, Findings, merge
 from recipes.page.picture import Pixels, false_colour
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoint import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, to_uint8, unpad
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.losses.perceptual import Perceptual

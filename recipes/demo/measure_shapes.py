@@ -21,7 +21,7 @@ from recipes.demo.figures import Figure, Findings, merge
 from recipes.demo.measure_photos import TOKENIZERS, save_picture
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoint import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.data.encode import CAPTIONS
 from tokenizers_mm.data.images import to_uint8
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes

@@ -40,7 +40,7 @@ def test_plain_data_becomes_typed_configuration():
         ({"trian": {}}, "run.yaml.trian = {}: unknown key (did you mean train?); known: kind, model, train"),
         (
             {"model": MODEL | {"net": {"chanels": 64}}},
-            "run.yaml.model.net.chanels = 64: unknown key (did you mean channels?); known: attention_levels, blocks, ",
+            "run.yaml.model.net.chanels = 64: unknown key (did you mean channels?); known: activation, ",
         ),
         ({"zzz": 1}, "run.yaml.zzz = 1: unknown key; known: kind, model, train"),
         ({"train": {"steps": "many", "batch_size": 1}}, "run.yaml.train.steps = 'many': input should be a valid int"),

@@ -8,54 +8,16 @@ Shape letters: B batch, C channels, H and W rows and columns of the level, N = H
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.nets.conv_config import ConvConfig as ConvConfig
 
-@dataclass(frozen=True, kw_only=True)
-class ConvConfig:
-    """Shape of an encoder-decoder pair; each level after the first halves the resolution.
-
-    channels          width of level 0; multipliers  width of each level over that of level 0
-    blocks            residual blocks per encoder level; decoder_blocks per decoder level (default: one more)
-    attention_levels  levels with attention after every residual block; middle_attention  attention in the middle
-    patch             pixels per side that are folded into channels before the first convolution (1: none). Cheap
-                      resolution: everything runs on patch^2 times fewer positions
-    norm              "group": group normalisation over `groups` groups and all positions, as the public checkpoints;
-                      "rms": over the channels of each position alone, so a position does not depend on the image size
-    """
-
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    blocks: int = 2
-    decoder_blocks: int | None = None
-    attention_levels: tuple[int, ...] = ()
-    middle_attention: bool = True
-    patch: int = 1
-    norm: Literal["group", "rms"] = "group"
-    groups: int = 32
-    image_channels: int = 3
-
-    def __post_init__(self) -> None:
-        """Refuse widths that the normalisation groups do not divide, and levels that are not there."""
-        if not self.multipliers or min(self.multipliers) < 1 or self.blocks < 1 or self.patch < 1:
-            raise ValueError(
-                f"multipliers={self.multipliers}, blocks={self.blocks}, patch={self.patch}: every one at least 1"
-            )
-        if self.channels < 1 or (self.norm == "group" and self.channels % self.groups):
-            raise ValueError(f"channels={self.channels}: expected a multiple of groups={self.groups}")
-        if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
-            raise ValueError(f"attention_levels={self.attention_levels}: levels are 0..{len(self.multipliers) - 1}")
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels per latent position, along each side."""
-        return int(self.patch * 2 ** (len(self.multipliers) - 1))
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu, "mish": F.mish}
 
 
 class PositionNorm(nn.Module):
@@ -80,23 +42,26 @@ def normalisation(config: ConvConfig, channels: int) -> nn.Module:
 
 
 class ResBlock(nn.Module):
-    """Normalise, SiLU, 3x3 convolution, twice; a 1x1 shortcut where the width changes."""
+    """Normalise, activate, 3x3 convolution, twice; a 1x1 shortcut where the width changes."""
 
     def __init__(self, config: ConvConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        self.activation, self.input_skip = ACTIVATIONS[config.activation], config.block_input_skip
         self.norm1 = normalisation(config, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=config.bias)
         self.norm2 = normalisation(config, out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=config.bias)
         if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+            skipped = in_channels if config.block_input_skip else out_channels
+            self.nin_shortcut = nn.Conv2d(skipped, out_channels, 1, bias=config.bias)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, H, W]."""
-        h_BCHW: Tensor = self.conv1(F.silu(self.norm1(x_BCHW)))
-        h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
-        skip_BCHW: Tensor = self.nin_shortcut(x_BCHW) if hasattr(self, "nin_shortcut") else x_BCHW
-        return skip_BCHW + h_BCHW
+        h_BCHW: Tensor = self.conv1(self.activation(self.norm1(x_BCHW)))
+        h_BCHW = self.conv2(self.activation(self.norm2(h_BCHW)))
+        if hasattr(self, "nin_shortcut"):
+            x_BCHW = self.nin_shortcut(x_BCHW if self.input_skip else h_BCHW)
+        return x_BCHW + h_BCHW
 
 
 class Attention(nn.Module):
@@ -120,28 +85,59 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 3x3 convolution, zero-padded on the right and bottom only."""
+    """Halve both sides, by a stride-2 3x3 convolution or by averaging."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: ConvConfig, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.corner = config.downsample == "corner"
+        if config.downsample != "average":
+            self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.corner else 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Halve both sides."""
-        out: Tensor = self.conv(F.pad(x_BCHW, (0, 1, 0, 1)))
+        """[B, C, H, W] -> [B, C, H / 2, W / 2]."""
+        if not hasattr(self, "conv"):
+            return F.avg_pool2d(x_BCHW, 2)
+        out: Tensor = self.conv(F.pad(x_BCHW, (0, 1, 0, 1)) if self.corner else x_BCHW)
         return out
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution."""
+    """Double both sides: nearest neighbours and a 3x3 convolution, or a convolution whose channels become positions."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, config: ConvConfig, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.nearest = config.upsample == "nearest"
+        self.conv = nn.Conv2d(channels, channels if self.nearest else 4 * channels, 3, padding=1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Double both sides."""
-        out: Tensor = self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+        """[B, C, H, W] -> [B, C, 2 H, 2 W]."""
+        if self.nearest:
+            out: Tensor = self.conv(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+            return out
+        # Channels are (row, column, C), where pixel_shuffle has (C, row, column).
+        h_BCHW: Tensor = self.conv(x_BCHW)
+        batch, channels, rows, columns = h_BCHW.shape
+        h_BC4HW = h_BCHW.view(batch, 4, channels // 4, rows, columns).transpose(1, 2)
+        return F.pixel_shuffle(h_BC4HW.flatten(1, 2), 2)
+
+
+class Modulation(nn.Module):
+    """Group normalisation without parameters, whose mean and deviation come from those of the latent."""
+
+    def __init__(self, config: ConvConfig, channels: int, latent_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(config.groups, channels, eps=1e-6, affine=False)
+        self.gamma = nn.Linear(latent_channels, channels)
+        self.beta = nn.Linear(latent_channels, channels)
+
+    def forward(self, x_BCHW: Tensor, latent_BDhw: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        z_BDN = latent_BDhw.flatten(2)
+        deviation_BD = (z_BDN.var(-1) + 1e-6).sqrt()
+        scale_BC11, shift_BC11 = (
+            part[..., None, None] for part in (self.gamma(deviation_BD), self.beta(z_BDN.mean(-1)))
+        )
+        out: Tensor = self.norm(x_BCHW) * scale_BC11 + shift_BC11
         return out
 
 
@@ -167,18 +163,23 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Residual block, attention, residual block at the coarsest resolution."""
+    """Residual blocks at the coarsest resolution, with attention after the first of them."""
 
     def __init__(self, config: ConvConfig, channels: int) -> None:
         super().__init__()
-        self.block_1 = ResBlock(config, channels, channels)
-        self.attn_1 = Attention(config, channels) if config.middle_attention else nn.Identity()
-        self.block_2 = ResBlock(config, channels, channels)
+        self.blocks = config.middle_blocks
+        for i in range(self.blocks):
+            self.add_module(f"block_{i + 1}", ResBlock(config, channels, channels))
+            if i == 0 and config.middle_attention:
+                self.attn_1 = Attention(config, channels)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x_BCHW)))
-        return out
+        for i in range(self.blocks):
+            x_BCHW = self.get_submodule(f"block_{i + 1}")(x_BCHW)
+            if i == 0 and hasattr(self, "attn_1"):
+                x_BCHW = self.attn_1(x_BCHW)
+        return x_BCHW
 
 
 class Encoder(nn.Module):
@@ -186,25 +187,25 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ConvConfig, out_channels: int) -> None:
         super().__init__()
-        c, widths = config, [config.channels * m for m in config.multipliers]
-        self.patch = c.patch
-        self.conv_in = nn.Conv2d(c.image_channels * c.patch**2, c.channels, 3, padding=1)
+        c, widths = config, config.widths
+        self.patch, self.activation = c.patch, ACTIVATIONS[c.activation]
+        self.conv_in = nn.Conv2d(c.image_channels * c.patch**2, c.channels, 3, padding=1, bias=c.bias)
         self.down = nn.ModuleList()
         for i, (width_in, width) in enumerate(zip([c.channels, *widths], widths, strict=False)):
-            level = Level(c, [width_in] + [width] * c.blocks, i in c.attention_levels)
+            level = Level(c, [width_in] + [width] * c.per_level("blocks")[i], i in c.attention_levels)
             if i < len(widths) - 1:
-                level.downsample = Downsample(width)
+                level.downsample = Downsample(c, width)
             self.down.append(level)
         self.mid = Middle(c, widths[-1])
         self.norm_out = normalisation(c, widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[-1], out_channels, c.encoder_out, padding=c.encoder_out // 2)
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Encode; both sides must be multiples of the downsampling."""
         h_BCHW = self.conv_in(F.pixel_unshuffle(image_BCHW, self.patch))
         for level in self.down:
             h_BCHW = level(h_BCHW)
-        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(h_BCHW))))
+        out: Tensor = self.conv_out(self.activation(self.norm_out(self.mid(h_BCHW))))
         return out
 
 
@@ -213,17 +214,20 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ConvConfig, in_channels: int) -> None:
         super().__init__()
-        c, widths = config, [config.channels * m for m in config.multipliers]
-        self.patch = c.patch
-        blocks = c.blocks + 1 if c.decoder_blocks is None else c.decoder_blocks
+        c, widths = config, config.decoder_widths
+        inputs = [*widths[1:], widths[-1]]  # of each level, counted from full resolution
+        attention = c.attention_levels if c.decoder_attention_levels is None else c.decoder_attention_levels
+        self.patch, self.activation = c.patch, ACTIVATIONS[c.activation]
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)
         self.mid = Middle(c, widths[-1])
         self.up = nn.ModuleList()
-        for i, (width, width_in) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            level = Level(c, [width_in] + [width] * blocks, i in c.attention_levels)
+        for i, (width, width_in) in enumerate(zip(widths, inputs, strict=True)):
+            level = Level(c, [width_in] + [width] * c.per_level("decoder_blocks")[i], i in attention)
             if i > 0:
-                level.upsample = Upsample(width)
+                level.upsample = Upsample(c, width)
             self.up.append(level)
+        if c.modulation:
+            self.adaptive = nn.ModuleList(Modulation(c, width, in_channels) for width in inputs)
         self.norm_out = normalisation(c, widths[0])
         self.conv_out = nn.Conv2d(widths[0], c.image_channels * c.patch**2, 3, padding=1)
 
@@ -232,10 +236,12 @@ class Decoder(nn.Module):
         """Weight that adaptive loss weights take gradients at (VQGAN, https://arxiv.org/abs/2012.09841)."""
         return self.conv_out.weight
 
-    def forward(self, h_BCHW: Tensor) -> Tensor:
+    def forward(self, latent_BDhw: Tensor) -> Tensor:
         """Decode to an image of about [-1, 1], not clamped."""
-        h_BCHW = self.mid(self.conv_in(h_BCHW))
-        for level in reversed(self.up):
-            h_BCHW = level(h_BCHW)
-        patches_BCHW = self.conv_out(F.silu(self.norm_out(h_BCHW)))
+        h_BCHW = self.mid(self.conv_in(latent_BDhw))
+        for i in reversed(range(len(self.up))):
+            if hasattr(self, "adaptive"):
+                h_BCHW = self.adaptive[i](h_BCHW, latent_BDhw)
+            h_BCHW = self.up[i](h_BCHW)
+        patches_BCHW = self.conv_out(self.activation(self.norm_out(h_BCHW)))
         return torch.pixel_shuffle(patches_BCHW, self.patch)

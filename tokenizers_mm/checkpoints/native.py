@@ -15,13 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, config_dict
+from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.config import parse
 
 _FORMAT = "tokenizers-mm/1"
-
-
-class CheckpointError(ValueError):
-    """A folder that does not hold a usable tokenizer; the message names the file and what is wrong with it."""
 
 
 def save(tokenizer: Autoencoder, folder: Path | str) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokenizers_mm import AutoencoderConfig, build_autoencoder, checkpoint, fingerprint, load, save
-from tokenizers_mm.checkpoint import CheckpointError
+from tokenizers_mm import AutoencoderConfig, build_autoencoder, fingerprint, load, save
+from tokenizers_mm.checkpoints import CheckpointError, native
 from tokenizers_mm.nets.conv import ConvConfig
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
@@ -106,7 +106,7 @@ def test_interrupted_saving_leaves_the_old_tokenizer(saved, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(native, "save_file", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save(model_of(BOTTLENECKS[1]), saved)
     assert fingerprint(load(saved)) == before
