@@ -18,7 +18,9 @@ app = typer.Typer(
 )
 console = Console()
 
-TokenizerFolder = Annotated[Path, typer.Argument(help="Run folder, or the tokenizer folder inside it.")]
+TokenizerSource = Annotated[
+    str, typer.Argument(help="Run folder, tokenizer folder, public weights file, diffusers folder or hub repository.")
+]
 ImageFolderPath = Annotated[Path, typer.Argument(help="Folder of jpg, png or webp files; searched recursively.")]
 Size = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
@@ -59,7 +61,7 @@ def train(
 
 @app.command("eval")
 def evaluate_command(
-    tokenizer: TokenizerFolder,
+    tokenizer: TokenizerSource,
     images: Annotated[str, typer.Argument(help="Image folder, or `photos`: the held-out photographs.")],
     size: Size = None,
     perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
@@ -70,7 +72,7 @@ def evaluate_command(
     from recipes.evaluate import evaluate_images
 
     result = evaluate_images(
-        resolve(tokenizer, "tokenizer"), images, size=size, perceptual_name=perceptual, limit=limit
+        resolve(Path(tokenizer), "tokenizer"), images, size=size, perceptual_name=perceptual, limit=limit
     )
     console.print(result.table(str(tokenizer)))
     if json_file:
@@ -80,7 +82,7 @@ def evaluate_command(
 
 @app.command()
 def encode(
-    tokenizer: TokenizerFolder,
+    tokenizer: TokenizerSource,
     images: ImageFolderPath,
     out: Annotated[Path, typer.Option(help="Token store to write, or to finish.")],
     size: Size = None,
@@ -92,7 +94,7 @@ def encode(
     from tokenizers_mm.data.encode import encode_folder
     from tokenizers_mm.data.images import Preprocess
 
-    model = load(resolve(tokenizer, "tokenizer"))
+    model = load(resolve(Path(tokenizer), "tokenizer"))
     with Progress(console=console) as progress:
         task = progress.add_task("encode")
         report = encode_folder(
@@ -109,6 +111,38 @@ def encode(
         f"{report.inputs} images = {report.encoded} encoded + {report.quarantined} quarantined "
         f"+ {report.skipped} already there"
     )
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Weights file, diffusers folder, hub repository or tokenizer folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    to: Annotated[str, typer.Option(help="tokenizers-mm or diffusers: the layout to write.")] = "tokenizers-mm",
+    family: Annotated[str | None, typer.Option(help="Instead of recognition by keys; see `tmm families`.")] = None,
+    file: Annotated[str | None, typer.Option(help="Weights file inside a folder or repository.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    stats: Annotated[Path | None, typer.Option(help="File with the statistics of the latents.")] = None,
+    ema: Annotated[bool | None, typer.Option(help="Moving averages; default: as the family's authors do.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Option of the tokenizer: path.key=value.")] = None,
+) -> None:
+    """Read a public tokenizer and write it as a folder of ours, or in diffusers' layout."""
+    from recipes.convert import convert_tokenizer
+
+    print(
+        convert_tokenizer(
+            source, out, to=to, family=family, file=file, revision=revision, stats=stats, ema=ema, assign=assign or []
+        )
+    )
+
+
+@app.command()
+def families(
+    licences: Annotated[bool, typer.Option("--licences", help="Show licences and papers as well.")] = False,
+) -> None:
+    """List the public tokenizers that load recognises."""
+    from recipes.convert import families_table
+
+    console.print(families_table(licences))
 
 
 @app.command()
@@ -129,7 +163,7 @@ def verify(store: Annotated[Path, typer.Argument(help="Token store.")]) -> None:
 @app.command()
 def sample(
     generator: Annotated[Path, typer.Argument(help="Run folder, or the generator folder inside it.")],
-    tokenizer: TokenizerFolder,
+    tokenizer: TokenizerSource,
     captions: Annotated[list[str], typer.Argument(help="One image is drawn per caption (or per class number).")],
     out: Annotated[Path, typer.Option(help="PNG to write: the images side by side.")],
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 2.0,
@@ -139,7 +173,7 @@ def sample(
     from recipes.sample import sample_images, save_strip
 
     images = sample_images(
-        resolve(generator, "generator"), resolve(tokenizer, "tokenizer"), captions, guidance=guidance, seed=seed
+        resolve(generator, "generator"), resolve(Path(tokenizer), "tokenizer"), captions, guidance=guidance, seed=seed
     )
     save_strip(images, out)
     print(f"wrote {out}")
@@ -170,7 +204,7 @@ def demo(
 
 
 def resolve(folder: Path, part: str) -> Path:
-    """The tokenizer/ or generator/ folder of a run folder; any other folder as it is."""
+    """The tokenizer/ or generator/ folder of a run folder; any other path or name as it is."""
     return folder / part if (folder / part / "config.json").exists() else folder
 
 

@@ -2,7 +2,7 @@
 
 from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints import fingerprint, load, save
+from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
 
 __all__ = [
     "Autoencoder",
@@ -14,6 +14,8 @@ __all__ = [
     "Tokens",
     "build_autoencoder",
     "fingerprint",
+    "from_diffusers",
     "load",
     "save",
+    "to_diffusers",
 ]

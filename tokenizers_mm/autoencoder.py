@@ -20,6 +20,7 @@ import quantizers
 from quantizers import Gaussian, MultiScale, Quantized, Quantizer
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.config import build
+from tokenizers_mm.hub_mixin import HubMixin
 from tokenizers_mm.nets import ConvConfig, NetConfig, build_nets
 from tokenizers_mm.nets.precision import run
 
@@ -74,12 +75,12 @@ class AutoencoderConfig:
         return self.net.downsampling * self.latent_patch
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(nn.Module, HubMixin):
     """A `Tokenizer` made of parts that are already built; see `build_autoencoder` for the usual way to get one.
 
     Continuous latents leave `encode` with zero mean and unit variance: `calibrate` measures the statistics, or
-    `set_statistics` takes known ones; they are saved with the weights.
-    Weights may be bfloat16 or float16 (`.to`): images, tokens and the bottleneck's arithmetic stay float32, and a net
+    `set_statistics` takes known ones; they are saved with the weights. `origin` says where public weights came from.
+    Nets may be bfloat16 or float16 (`cast`): images, tokens and the bottleneck's arithmetic stay float32, and a net
     whose float16 activations overflow is run again in float32.
     """
 
@@ -168,6 +169,16 @@ class Autoencoder(nn.Module):
             if not bool(torch.isfinite(given).all()) or (buffer is self.latent_std_D and float(given.min()) <= 0):
                 raise ValueError("statistics must be finite, and deviations positive")
             buffer.copy_(given)
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """Change the weights of the nets and the convolutions around the bottleneck, in place.
+
+        What decides about codes stays float32: the bottleneck, and the statistics of latents.
+        """
+        for net in (self.encoder, self.quant_conv, self.post_quant_conv, self.decoder):
+            net.to(dtype)
+        self.bottleneck.float()
+        return self
 
     def with_scales(self, scales: Sequence[int | Sequence[int]]) -> Self:
         """The same weights, shared, for images of another size or with other scales (multi-scale bottlenecks).

@@ -105,7 +105,7 @@ def _dataclasses_in(hint: Any) -> list[Any]:
 
 def _one_line(error: ValidationError, schema: Any, where: str) -> str:
     first = error.errors()[0]
-    path = ".".join([where, *(str(part) for part in first["loc"])])
+    path = ".".join([where, *(str(part) for part in _written(schema, first["loc"]))])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known_keys(schema, first["loc"][:-1])
         close = _nearest(str(first["loc"][-1]), known)
@@ -116,6 +116,20 @@ def _one_line(error: ValidationError, schema: Any, where: str) -> str:
         return f"{path}: {first['ctx']['error']}"
     message = first["msg"]
     return f"{path} = {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _written(schema: Any, location: tuple[int | str, ...]) -> list[int | str]:
+    """The location as it is written: without the kinds of union members, which are no keys."""
+    parts: list[int | str] = []
+    for part in location:
+        members = _dataclasses_in(schema)
+        tagged = [m for m in members if getattr(m, "kind", None) == part]
+        if len(members) > 1 and tagged:
+            schema = tagged[0]
+            continue
+        parts.append(part)
+        schema = get_type_hints(members[0]).get(str(part)) if members else None
+    return parts
 
 
 def _known_keys(schema: Any, path: tuple[int | str, ...]) -> list[str]:

@@ -145,11 +145,11 @@ def changed(base, **changes):
         # Inside the union of data sets, whose member is named by `kind`.
         (
             {**TOKENIZER, "data": {"kind": "photos", "crops": 3}},
-            ".data.photos.crops = 3: unknown key (did you mean crop?); known: crop, kind, max_downscale",
+            ".data.crops = 3: unknown key (did you mean crop?); known: crop, kind, max_downscale",
         ),
         (
             {**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 8, "flips": True}},
-            ".data.folder.flips = True: unknown key (did you mean flip?); known: flip, kind, path, size",
+            ".data.flips = True: unknown key (did you mean flip?); known: flip, kind, path, size",
         ),
         (
             {**TOKENIZER, "data": {"kind": "fotos"}},
@@ -158,10 +158,10 @@ def changed(base, **changes):
         ),
         ({**TOKENIZER, "data": {"crop": 3}}, ".data = {'crop': 3}: unable to extract tag using discriminator 'kind'"),
         ({**TOKENIZER, "data": 3}, ".data = 3: input should be a valid dictionary"),
-        ({**TOKENIZER, "data": {"kind": "folder", "path": "x"}}, ".data.folder.size: missing; add it"),
-        ({**TOKENIZER, "data": {"kind": "shapes", "count": 0}}, ".data.shapes: count=0: expected at least 1"),
-        ({**TOKENIZER, "data": {"kind": "photos", "crop": 0}}, ".data.photos: crop=0: expected at least 1"),
-        ({**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 0}}, ".data.folder: size=0: expected at least"),
+        ({**TOKENIZER, "data": {"kind": "folder", "path": "x"}}, ".data.size: missing; add it"),
+        ({**TOKENIZER, "data": {"kind": "shapes", "count": 0}}, ".data: count=0: expected at least 1"),
+        ({**TOKENIZER, "data": {"kind": "photos", "crop": 0}}, ".data: crop=0: expected at least 1"),
+        ({**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 0}}, ".data: size=0: expected at least"),
     ],
 )
 def test_mistakes_are_named(tmp_path, recipe, message):
@@ -183,7 +183,7 @@ def test_overrides_change_what_they_name_and_nothing_else(tmp_path):
     assert "max_text" in generator.model  # complete: the record of a run says everything
     file = PACKAGED["shapes_fsq"]
     assert refusal("shapes_fsq", ["train.step=7"]).startswith(f"{file}.train.step = 7: unknown key (did you mean step")
-    assert refusal("shapes_fsq", ["data.kind=photos"]).startswith(f"{file}.data.photos.count = 12000: unknown key")
+    assert refusal("shapes_fsq", ["data.kind=photos"]).startswith(f"{file}.data.count = 12000: unknown key")
     assert refusal("shapes_fsq", ["steps"]) == "--set steps: expected path.to.key=value"
 
 

@@ -174,3 +174,127 @@ def test_config_survives_json_and_builds_the_same_architecture():
     assert isinstance(again, Autoencoder)
     assert config_dict(again) == config_dict(model)
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+# ------------------------------------------------------------------------------ pixels, latents, posterior, scales
+
+
+def test_nets_see_pixels_as_they_want_them():
+    """The same nets behind another normalisation see other numbers, and images are [-1, 1] outside all the same."""
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    plain = model_of()
+    normal = model_of(pixel_mean=mean, pixel_std=std)
+    normal.load_state_dict(plain.state_dict())
+    mean_C11, std_C11 = (torch.tensor(v)[:, None, None] for v in (mean, std))
+    seen = ((IMAGE + 1) / 2 - mean_C11) / std_C11
+    assert torch.allclose(normal.features(IMAGE)[0], plain.features(seen)[0], atol=1e-6)
+    tokens = normal.encode(IMAGE)
+    decoded = (plain.decode(tokens) * std_C11 + mean_C11) * 2 - 1
+    assert torch.allclose(normal.decode(tokens), decoded, atol=1e-6)
+    zero_to_one = model_of(pixel_mean=(0.0,), pixel_std=(1.0,))
+    zero_to_one.load_state_dict(plain.state_dict())
+    assert torch.allclose(zero_to_one.features(IMAGE)[0], plain.features((IMAGE + 1) / 2)[0], atol=1e-6)
+
+
+def test_sampling_from_the_posterior_is_explicit():
+    model = model_of()
+    mean, logvar = model.posterior(IMAGE)
+    assert torch.equal(model.encode(IMAGE).data, mean)
+    draws = torch.stack([model.encode(IMAGE, sample=torch.Generator().manual_seed(i)).data for i in range(400)])
+    assert torch.equal(draws[3], model.encode(IMAGE, sample=torch.Generator().manual_seed(3)).data)
+    error = (0.5 * logvar).exp() / 400**0.5  # of the mean of 400 draws
+    assert ((draws.mean(0) - mean).abs() < 5 * error).all()
+    ratio = draws.std(0) / (0.5 * logvar).exp()
+    assert ratio.sub(1).abs().max() < 0.25
+    with pytest.raises(ValueError, match="sample: bottleneck fsq has no posterior to draw from"):
+        model_of({"kind": "fsq", "levels": [8, 5]}).encode(IMAGE, sample=torch.Generator())
+    with pytest.raises(ValueError, match="bottleneck identity has no posterior"):
+        model_of({"kind": "identity", "dim": 3}).encode(IMAGE, sample=torch.Generator())
+
+
+def test_published_scale_and_shift():
+    model = model_of()
+    raw = model.encode(IMAGE).data
+    before = model.decode(model.encode(IMAGE))
+    model.set_statistics(0.1159, 1 / 0.3611)
+    tokens = model.encode(IMAGE)
+    assert torch.allclose(tokens.data, (raw - 0.1159) * 0.3611, atol=1e-6)
+    assert torch.allclose(model.decode(tokens), before, atol=1e-5)
+    for mean, std, message in [
+        (torch.zeros(4), 1.0, r"statistics of shape \(4,\): expected \(3,\)"),
+        (0.0, 0.0, "deviations positive"),
+        (float("nan"), 1.0, "must be finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.set_statistics(mean, std)
+    with pytest.raises(ValueError, match="bottleneck fsq gives codes: only latents have statistics"):
+        model_of({"kind": "fsq", "levels": [8, 5]}).set_statistics(0.0, 1.0)
+
+
+def test_patches_of_latents_are_stacked():
+    """As FLUX.2: the channels of 2 x 2 positions, in the order channel, row, column."""
+    plain, patched = model_of(), model_of(latent_patch=2)
+    state = plain.state_dict() | {"latent_mean_D": torch.randn(12), "latent_std_D": torch.rand(12) + 0.5}
+    patched.load_state_dict(state)
+    assert (patched.spec.grid, patched.spec.dim, patched.downsampling) == ((2, 1), 12, 8)
+    tokens = patched.encode(IMAGE)
+    z_BDhw = plain.encode(IMAGE).data.transpose(1, 2).unflatten(2, (4, 2))
+    first = z_BDhw[:, :, :2, :2].flatten(1)  # channel, row, column of the first patch
+    wanted = (first - state["latent_mean_D"]) / state["latent_std_D"]
+    assert torch.allclose(tokens.data[:, 0], wanted, atol=1e-6)
+    assert torch.allclose(patched.decode(tokens), plain.decode(plain.encode(IMAGE)), atol=1e-5)
+    with pytest.raises(ValueError, match="latent_patch=2: bottleneck fsq gives codes"):
+        model_of({"kind": "fsq", "levels": [8, 5]}, latent_patch=2)
+
+
+def test_statistics_per_position():
+    model = model_of(latent_positions=True)
+    images = torch.rand(6, 3, 16, 8) * 2 - 1
+    model.calibrate([images[:3], images[3:]])
+    latents = model.encode(images).data
+    assert torch.allclose(latents.mean(0), torch.zeros(8, 3), atol=1e-5)
+    assert torch.allclose(latents.std(0), torch.ones(8, 3), atol=1e-4)
+    with pytest.raises(ValueError, match=r"grid=\(4, 4\): latent statistics are per position"):
+        model.encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_other_scales_share_the_weights():
+    model = model_of(SCALES)
+    other = model.with_scales([1, 2, [4, 4]])
+    assert (other.spec.image_size, other.spec.length) == ((16, 16), 21)
+    assert (model.spec.image_size, model.spec.length) == ((16, 8), 11)
+    image = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert other.decode(other.encode(image)).shape == image.shape
+    assert [p.data_ptr() for p in other.parameters()] == [p.data_ptr() for p in model.parameters()]
+    assert build_autoencoder(other.config).spec == other.spec
+    with pytest.raises(ValueError, match="bottleneck gaussian has no scales"):
+        model_of().with_scales([1, 2])
+
+
+def test_cast_leaves_what_decides_about_codes():
+    model = model_of({"kind": "vq", "size": 8, "dim": 3}).cast(torch.bfloat16)
+    assert {p.dtype for net in (model.encoder, model.decoder, model.quant_conv) for p in net.parameters()} == {
+        torch.bfloat16
+    }
+    assert model.bottleneck.codebook_KD.dtype == torch.float32
+    assert model.decode(model.encode(IMAGE)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quant_conv": 2}, "quant_conv=2: expected an odd kernel, or 0"),
+        ({"pixel_mean": (0.5, 0.5)}, r"pixel_mean=\(0.5, 0.5\): expected 1 or 3 numbers"),
+        ({"pixel_std": (0.0,)}, r"pixel_std=\(0.0,\), latent_patch=1: expected positive numbers"),
+    ],
+)
+def test_bad_options_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model_of(**changes)
+
+
+def test_kernels_around_the_bottleneck():
+    model = model_of(quant_conv=3, post_quant_conv=0, z_channels=3)
+    assert model.quant_conv.kernel_size == (3, 3)
+    assert model.decode(model.encode(IMAGE)).shape == IMAGE.shape
+    assert not list(model.post_quant_conv.parameters())

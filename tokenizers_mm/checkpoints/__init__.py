@@ -1,6 +1,20 @@
-"""Tokenizers on disk: our own folders, and every public format that `load` reads."""
+"""Tokenizers on disk: our own folders, diffusers' folders, and the files of every public family in the table."""
 
+from tokenizers_mm.checkpoints.diffusers import from_diffusers, to_diffusers
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.native import fingerprint, load, save
+from tokenizers_mm.checkpoints.families import FAMILIES, Family
+from tokenizers_mm.checkpoints.load import load
+from tokenizers_mm.checkpoints.native import fingerprint, save
+from tokenizers_mm.checkpoints.origin import Origin
 
-__all__ = ["CheckpointError", "fingerprint", "load", "save"]
+__all__ = [
+    "FAMILIES",
+    "CheckpointError",
+    "Family",
+    "Origin",
+    "fingerprint",
+    "from_diffusers",
+    "load",
+    "save",
+    "to_diffusers",
+]

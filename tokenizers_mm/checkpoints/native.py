@@ -6,45 +6,74 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder, config_dict
+from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, config_dict
+from tokenizers_mm.checkpoints.assemble import assemble, some
+from tokenizers_mm.checkpoints.card import is_generated, model_card
 from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.config import parse
 
-_FORMAT = "tokenizers-mm/1"
+FORMAT = "tokenizers-mm/1"
+_CARD = "README.md"
+# What stands beside a model in a repository and stays there when the model is written again.
+_COMPANIONS = {_CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", ".gitattributes"}
 
 
-def save(tokenizer: Autoencoder, folder: Path | str) -> None:
+def save(tokenizer: Autoencoder, folder: Path | str, *, card: bool = False) -> None:
     """Write config.json and model.safetensors into `folder` (created; an older tokenizer there is replaced).
 
-    Raises `CheckpointError` where replacing the folder would delete anything but a tokenizer.
+    card  writes README.md too, unless there is one that somebody else wrote; a generated one is always kept up to date
+
+    README.md, licence and .gitattributes stay. Raises `CheckpointError` where replacing the folder would delete
+    anything else.
     """
-    folder = Path(folder)
-    _refuse_foreign(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    config = {"format": _FORMAT, "kind": "autoencoder", "model": config_dict(tokenizer)}
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file({k: v.contiguous() for k, v in tokenizer.state_dict().items()}, partial / "model.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    config: dict[str, Any] = {"format": FORMAT, "kind": "autoencoder", "model": config_dict(tokenizer)}
+    if tokenizer.origin is not None:
+        config["origin"] = asdict(tokenizer.origin)
+
+    def write(partial: Path) -> None:
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file({k: v.contiguous() for k, v in tokenizer.state_dict().items()}, partial / "model.safetensors")
+
+    write_whole(
+        Path(folder),
+        write,
+        replaces=("config.json", "model.safetensors"),
+        check=_read_config,
+        card=lambda: model_card(tokenizer),
+        new_card=card,
+    )
 
 
 def load(folder: Path | str) -> Autoencoder:
-    """Load what `save` wrote, in eval mode. Raises `CheckpointError` naming file, finding and remedy."""
+    """Load what `save` wrote, in eval mode and in the precision it was saved in.
+
+    The weights are mapped from the file, not copied. Raises `CheckpointError` naming file, finding and remedy.
+    """
     folder = Path(folder)
     config = _read_config(folder)
-    tokenizer = build_autoencoder(parse(AutoencoderConfig, config.get("model"), str(folder / "config.json")))
-    _load_weights(tokenizer, folder / "model.safetensors")
-    return tokenizer.eval()
+    parse(AutoencoderConfig, config.get("model"), str(folder / "config.json"))
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy or save it again") from error
+    tokenizer = assemble(config["model"], state, f"{path} does not fit its config.json")
+    unsaved = sorted(tokenizer.state_dict().keys() - state.keys())  # `assemble` fills in what public files never hold
+    if unsaved:
+        raise CheckpointError(f"{path} does not fit its config.json: missing keys: {some(unsaved)}; copy it again")
+    if config.get("origin") is not None:
+        tokenizer.origin = parse(Origin, config["origin"], f"{folder / 'config.json'}.origin")
+    return tokenizer
 
 
 def fingerprint(tokenizer: Autoencoder) -> str:
@@ -56,17 +85,59 @@ def fingerprint(tokenizer: Autoencoder) -> str:
     return digest.hexdigest()
 
 
-def _refuse_foreign(folder: Path) -> None:
+def write_whole(
+    folder: Path,
+    write: Callable[[Path], None],
+    *,
+    replaces: tuple[str, ...],
+    check: Callable[[Path], object],
+    card: Callable[[], str],
+    new_card: bool,
+) -> None:
+    """Let `write` fill a folder beside `folder`, then put it in its place, with README and licence of the old one.
+
+    replaces  files of the old folder that may go; `check` raises `CheckpointError` unless they are a model of this kind
+    card      text for README.md: replaces a generated one, and is written where there is none if `new_card`
+    """
+    kept = _companions(folder, replaces, check)
+    target = folder.resolve()
+    partial, old = (target.with_name(f".{target.name}.{state}") for state in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        for path in kept:
+            shutil.copy2(path, partial)
+        readme = partial / _CARD
+        if is_generated(readme.read_text(errors="replace")) if readme.exists() else new_card:
+            readme.write_text(card())
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(target, old)
+        os.replace(partial, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.replace(old, target)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _companions(folder: Path, replaces: tuple[str, ...], check: Callable[[Path], object]) -> list[Path]:
+    """What stays of the old folder; `CheckpointError` where anything would be lost."""
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: choose another name")
-    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found - {"config.json", "model.safetensors"}:
-        raise CheckpointError(f"{folder} holds {_some(sorted(found))}, not just a tokenizer: choose another folder")
-    if found:
+    found = list(folder.iterdir()) if folder.exists() else []
+    kept = [path for path in found if path.name in _COMPANIONS and path.is_file()]
+    foreign = sorted(path.name for path in found if path.name not in replaces and path not in kept)
+    if foreign:
+        raise CheckpointError(f"{folder} holds {some(foreign)}, not just a tokenizer: choose another folder")
+    if len(found) > len(kept):
         try:
-            _read_config(folder)
+            check(folder)
         except CheckpointError as error:
             raise CheckpointError(f"{folder} holds no tokenizer of ours ({error}): choose another folder") from error
+    return kept
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -79,29 +150,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); save the tokenizer again") from error
-    if not isinstance(config, dict) or config.get("format") != _FORMAT or config.get("kind") != "autoencoder":
-        raise CheckpointError(f"{path}: expected format {_FORMAT!r} and kind 'autoencoder', found {str(config)[:80]}")
+    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("kind") != "autoencoder":
+        raise CheckpointError(f"{path}: expected format {FORMAT!r} and kind 'autoencoder', found {str(config)[:80]}")
     return config
-
-
-def _load_weights(module: nn.Module, path: Path) -> None:
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy or save it again") from error
-    expected = module.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    shapes = [
-        f"{k} {tuple(state[k].shape)} (expected {tuple(expected[k].shape)})"
-        for k in sorted(expected.keys() & state.keys())
-        if expected[k].shape != state[k].shape
-    ]
-    problems = {"missing keys": missing, "unexpected keys": unexpected, "wrong shapes": shapes}
-    found = [f"{name}: {_some(keys)}" for name, keys in problems.items() if keys]
-    if found:
-        raise CheckpointError(f"{path} does not fit its config.json; {'; '.join(found)}")
-    module.load_state_dict(state)
-
-
-def _some(keys: list[str], count: int = 4) -> str:
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
 from torch import nn
 
+from tokenizers_mm.nets.causal import CausalConfig, CausalDecoder, CausalEncoder
 from tokenizers_mm.nets.conv import Decoder, Encoder
 from tokenizers_mm.nets.conv_config import ConvConfig
+from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
 
-NetConfig = ConvConfig
 
-__all__ = ["ConvConfig", "NetConfig", "build_nets"]
+def _kind(config: Any) -> Any:
+    return config.get("kind", "conv") if isinstance(config, Mapping) else getattr(config, "kind", None)
 
-_NETS = {"conv": (Encoder, Decoder)}
+
+NetConfig = Annotated[
+    Annotated[ConvConfig, Tag("conv")] | Annotated[DCConfig, Tag("dc")] | Annotated[CausalConfig, Tag("causal")],
+    Discriminator(_kind),
+]
+
+__all__ = ["CausalConfig", "ConvConfig", "DCConfig", "NetConfig", "build_nets"]
+
+_NETS: dict[str, tuple[Any, Any]] = {
+    "conv": (Encoder, Decoder),
+    "dc": (DCEncoder, DCDecoder),
+    "causal": (CausalEncoder, CausalDecoder),
+}
 
 
 def build_nets(config: NetConfig, encoder_channels: int, decoder_channels: int) -> tuple[nn.Module, nn.Module]:

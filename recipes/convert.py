@@ -1,0 +1,55 @@
+"""Public tokenizers into folders, of ours or of diffusers; the table of those that are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tokenizers_mm.autoencoder import Autoencoder
+from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
+from tokenizers_mm.config import ConfigError, override
+
+LAYOUTS = ("tokenizers-mm", "diffusers")
+
+
+def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assign: list[str], **given: Any) -> str:
+    """Read `source`, write it to `out`, and say in words what it was.
+
+    assign  `path.to.key=value` options of the tokenizer; given  the other arguments of `load`
+    """
+    if to not in LAYOUTS:
+        raise ConfigError(f"--to {to}: expected one of {', '.join(LAYOUTS)}")
+    tokenizer = load(source, config=override({}, assign), **given)
+    if to == "diffusers":
+        to_diffusers(tokenizer, out)
+    else:
+        save(tokenizer, out, card=True)
+    return f"{describe(tokenizer)}\nwrote {out}"
+
+
+def describe(tokenizer: Autoencoder) -> str:
+    """Family, licence, tokens and what was left aside, a line each."""
+    spec, origin = tokenizer.spec, tokenizer.origin
+    tokens = f"codes of {' x '.join(map(str, dict.fromkeys(spec.codes)))}" if spec.discrete else f"{spec.dim} channels"
+    lines = [
+        f"{sum(p.numel() for p in tokenizer.parameters()) / 1e6:.1f} M parameters; an image of "
+        f"{spec.image_size[0]} x {spec.image_size[1]} becomes {spec.length} positions: {tokens}"
+    ]
+    if origin is not None:
+        lines.insert(0, f"{origin.family} from {origin.source}" + (f" at {origin.commit}" if origin.commit else ""))
+        lines.append(f"licence of the code: {origin.licence_code}; of the weights: {origin.licence_weights}")
+        if origin.ignored:
+            lines.append(f"not needed: {', '.join(origin.ignored)}")
+    return "\n".join(lines)
+
+
+def families_table(licences: bool = False) -> Table:
+    """Every row of the table of families."""
+    table = Table("family", "what it is", *(("code", "weights", "paper") if licences else ("parameters",)))
+    for row in sorted(FAMILIES, key=lambda row: row.name):
+        size = f"{row.parameters:g} M" if row.parameters else ""
+        more = (row.code_licence, row.weights_licence, row.paper) if licences else (size,)
+        table.add_row(row.name, row.title, *more)
+    return table

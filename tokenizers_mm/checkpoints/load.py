@@ -1,0 +1,174 @@
+"""`load`: a tokenizer from whatever people have. Our folders, diffusers' folders, single files, hub repositories."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenizers_mm.autoencoder import Autoencoder
+from tokenizers_mm.checkpoints import diffusers, files, hub, native
+from tokenizers_mm.checkpoints.assemble import assemble
+from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.origin import Origin
+from tokenizers_mm.checkpoints.recognise import Reading, recognise
+from tokenizers_mm.checkpoints.statistics import read_statistics
+
+
+def load(
+    source: Path | str,
+    *,
+    file: str | None = None,
+    family: str | None = None,
+    revision: str | None = None,
+    ema: bool | None = None,
+    stats: Path | str | None = None,
+    config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Autoencoder:
+    """Load a tokenizer, in eval mode; what was read and under which licence is in its `origin`.
+
+    source    a folder that `save` wrote; a folder in diffusers' layout (or a pipeline that has one in vae/); a weights
+              file of any known family, recognised by key names and shapes; or a hub repository, "owner/name"
+    file      the weights file inside a folder or repository that has no config.json, or several files
+    family    a name of the table (`tmm families`) instead of recognition
+    revision  branch, tag or commit of a hub repository; the commit it means is recorded
+    ema       moving averages, or not, where a file holds both; None does as the family's authors do
+    stats     file with the statistics of the latents, where they are published on their own (VA-VAE, REPA-E, RAE)
+    config    options of `AutoencoderConfig` that no shape shows, merged over what was found
+    dtype     of the nets' weights; codebooks and statistics stay float32
+
+    Weights are mapped from the file where its format allows, so the file must stay while the tokenizer is in use.
+    Nothing in a file is executed. Raises `CheckpointError` naming the path, what was found, what was expected and what
+    to do. Warns (`UserWarning`) where a licence restricts use, and where another family fits as well.
+    """
+    path, commit = Path(source), None
+    if hub.is_repo_id(str(source)):
+        got = hub.download(str(source), revision)
+        path, commit = got.folder, got.commit
+    elif revision is not None:
+        raise CheckpointError(f"{source}: revision={revision!r} is for hub repositories, and this is a local path")
+    if file is not None:
+        path = _inside(path, file)
+    if path.is_dir():
+        model = _from_folder(path, family, ema, config)
+    elif path.exists():
+        model = _from_file(path, family, ema, config)
+    else:
+        raise CheckpointError(
+            f"{source}: no such file or folder, and no hub repository's name (owner/name); check the path"
+        )
+    if stats is not None:
+        model = read_statistics(Path(stats), model)
+    if model.origin is not None and commit is not None:
+        model.origin = Origin(**{**vars(model.origin), "source": str(source), "commit": commit})
+    return model.cast(dtype)
+
+
+def _inside(folder: Path, file: str) -> Path:
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()) and folder.resolve() == folder:
+        raise CheckpointError(f"{folder}: file={file!r} leaves the folder; give a path inside it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; the folder holds {_listing(folder)}")
+    return path
+
+
+def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Autoencoder:
+    for inner in ("", "vae", "vqvae", "movq"):
+        about = _config(folder / inner)
+        if about is None:
+            continue
+        if str(about.get("format")).startswith("tokenizers-mm/"):
+            return native.load(folder / inner)
+        if about.get("_class_name") in diffusers.CLASSES:
+            return _from_diffusers(folder / inner, about, config)
+        if inner == "":  # another library's config: the weights say the rest
+            return _from_file(files.find(folder), family, ema, config, about)
+    raise CheckpointError(
+        f"{folder}: no config.json, so this is neither a tokenizer of ours nor one in diffusers' layout; it holds "
+        f"{_listing(folder)}; give the weights file itself (or file=), which is recognised by its keys"
+    )
+
+
+def _from_diffusers(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any] | None) -> Autoencoder:
+    path = files.find(folder)
+    read = diffusers.read(about, _flat(files.read(path), path), str(folder))
+    return _assembled(read, path, config)
+
+
+def _from_file(
+    path: Path,
+    family: str | None,
+    ema: bool | None,
+    config: Mapping[str, Any] | None,
+    about: Mapping[str, Any] | None = None,
+) -> Autoencoder:
+    read = recognise(files.read(path), path, family, ema, about)
+    if read.rivals:
+        others = ", ".join(f"{row.name} ({_scale(row.scale, row.shift)})" for row in read.rivals)
+        warnings.warn(
+            f"{path}: taken for {read.family.name} ({_scale(read.family.scale, read.family.shift)}); its keys and "
+            f"shapes are also those of {others}, which scale latents differently: say family= to choose",
+            stacklevel=4,
+        )
+    return _assembled(read, path, config)
+
+
+def _assembled(read: Reading, path: Path, config: Mapping[str, Any] | None) -> Autoencoder:
+    model = assemble(_merged(read.options, config or {}), read.state, path)
+    if read.statistics is not None and not model.spec.discrete:
+        model.set_statistics(*read.statistics)
+    row = read.family
+    # The file's name alone: origins are published with the tokenizer, and folders are nobody's business.
+    model.origin = Origin(row.name, path.name, None, row.code_licence, row.weights_licence, read.ignored)
+    if row.restricted:
+        warnings.warn(f"{row.title}: licence of the weights: {row.weights_licence}", stacklevel=5)
+    return model
+
+
+def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `options`, dictionaries merged; another kind of quantizer replaces the whole of it."""
+    out = dict(options)
+    for key, value in over.items():
+        here = out.get(key)
+        if isinstance(value, Mapping) and isinstance(here, Mapping) and value.get("kind") in (None, here.get("kind")):
+            value = _merged(here, value)
+        out[key] = value
+    return out
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); copy or download it again") from error
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path}: expected a mapping, found {str(about)[:40]}; copy or download it again")
+    return about
+
+
+def _flat(tree: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    state = {key: value for key, value in tree.items() if isinstance(value, Tensor)}
+    if not state:
+        raise CheckpointError(f"{path}: no tensors at its top level, where diffusers has them; found {', '.join(tree)}")
+    return state
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
+
+
+def _scale(scale: float | None, shift: float) -> str:
+    if scale is None:
+        return "no published scale"
+    return f"scale {scale:g}, shift {shift:g}" if shift else f"scale {scale:g}"
