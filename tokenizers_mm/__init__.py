@@ -3,12 +3,14 @@
 from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
+from tokenizers_mm.tiled import Tiled, tiling_error
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "Batch",
     "Generator",
+    "Tiled",
     "TokenSpec",
     "Tokenizer",
     "Tokens",
@@ -17,5 +19,6 @@ __all__ = [
     "from_diffusers",
     "load",
     "save",
+    "tiling_error",
     "to_diffusers",
 ]

@@ -8,7 +8,7 @@ Shape letters: B batch, C channels, H and W pixels, h and w positions per side, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -80,8 +80,8 @@ class Autoencoder(nn.Module, HubMixin):
 
     Continuous latents leave `encode` with zero mean and unit variance: `calibrate` measures the statistics, or
     `set_statistics` takes known ones; they are saved with the weights. `origin` says where public weights came from.
-    Nets may be bfloat16 or float16 (`cast`): images, tokens and the bottleneck's arithmetic stay float32, and a net
-    whose float16 activations overflow is run again in float32.
+    Nets may be bfloat16 or float16 (`.to`): what decides about codes, the bottleneck and the statistics of latents,
+    stays float32, as images and tokens do, and a net whose float16 activations overflow is run again in float32.
     """
 
     latent_mean_D: Tensor
@@ -170,16 +170,6 @@ class Autoencoder(nn.Module, HubMixin):
                 raise ValueError("statistics must be finite, and deviations positive")
             buffer.copy_(given)
 
-    def cast(self, dtype: torch.dtype) -> Self:
-        """Change the weights of the nets and the convolutions around the bottleneck, in place.
-
-        What decides about codes stays float32: the bottleneck, and the statistics of latents.
-        """
-        for net in (self.encoder, self.quant_conv, self.post_quant_conv, self.decoder):
-            net.to(dtype)
-        self.bottleneck.float()
-        return self
-
     def with_scales(self, scales: Sequence[int | Sequence[int]]) -> Self:
         """The same weights, shared, for images of another size or with other scales (multi-scale bottlenecks).
 
@@ -206,7 +196,7 @@ class Autoencoder(nn.Module, HubMixin):
         x_BCHW = self._normalised(image_BCHW)
         h_BChw = run(self.quant_conv, run(self.encoder, x_BCHW))
         if self.config.linear:
-            h_BChw = h_BChw + self.linear_in(F.pixel_unshuffle(x_BCHW, self.config.net.downsampling))
+            h_BChw = h_BChw + run(self.linear_in, F.pixel_unshuffle(x_BCHW, self.config.net.downsampling))
         return h_BChw.flatten(2).transpose(1, 2), (h_BChw.shape[2], h_BChw.shape[3])
 
     def tokens_of(self, h_BND: Tensor, grid: tuple[int, int], *, sample: torch.Generator | None = None) -> Tokens:
@@ -244,8 +234,20 @@ class Autoencoder(nn.Module, HubMixin):
         z_BDhw = _map(z_BND, grid)
         x_BCHW = run(self.decoder, run(self.post_quant_conv, z_BDhw))
         if self.config.linear:
-            x_BCHW = x_BCHW + F.pixel_shuffle(self.linear_out(z_BDhw), self.config.net.downsampling)
+            x_BCHW = x_BCHW + F.pixel_shuffle(run(self.linear_out, z_BDhw), self.config.net.downsampling)
         return self._normalised(x_BCHW, back=True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `.to`, `.half`, `.cuda` and others go through: no fewer bits for bottleneck and statistics."""
+
+        def kept(value: Tensor) -> Tensor:
+            out = fn(value)
+            return out if out.element_size() >= value.element_size() else value.to(out.device)
+
+        for name, module in self.named_children():
+            module._apply(kept if name == "bottleneck" else fn)  # type: ignore[no-untyped-call]
+        super()._apply(kept, recurse=False)  # type: ignore[no-untyped-call]
+        return self
 
     def _normalised(self, image_BCHW: Tensor, *, back: bool = False) -> Tensor:
         """Images in [-1, 1] to what the nets expect, or back."""

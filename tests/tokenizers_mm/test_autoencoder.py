@@ -271,13 +271,30 @@ def test_other_scales_share_the_weights():
         model_of().with_scales([1, 2])
 
 
-def test_cast_leaves_what_decides_about_codes():
-    model = model_of({"kind": "vq", "size": 8, "dim": 3}).cast(torch.bfloat16)
-    assert {p.dtype for net in (model.encoder, model.decoder, model.quant_conv) for p in net.parameters()} == {
-        torch.bfloat16
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "bottleneck",
+    [
+        {"kind": "vq", "size": 8, "dim": 3},
+        {"kind": "projected", "inner": {"kind": "fsq", "levels": [5, 3]}, "in_dim": 3},
+        {"kind": "gaussian", "dim": 3},
+    ],
+    ids=lambda b: b["kind"],
+)
+def test_half_precision_leaves_what_decides_about_codes(dtype, bottleneck):
+    model = model_of(bottleneck, linear=True)
+    if bottleneck["kind"] == "gaussian":
+        model.set_statistics(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.1, 5.48998, 0.7]))
+    before = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(("bottleneck", "latent"))}
+    model.to(dtype)
+    nets = (model.encoder, model.decoder, model.quant_conv, model.linear_in)
+    assert {p.dtype for net in nets for p in net.parameters()} == {dtype}
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    tokens = model.encode(IMAGE)
+    assert {model.embed(tokens).dtype, model.decode(tokens).dtype, model.to(torch.float32).decode(tokens).dtype} == {
+        torch.float32
     }
-    assert model.bottleneck.codebook_KD.dtype == torch.float32
-    assert model.decode(model.encode(IMAGE)).dtype == torch.float32
+    assert model.double().encoder.conv_in.weight.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

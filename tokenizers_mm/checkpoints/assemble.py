@@ -45,6 +45,7 @@ def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Au
         made = build_autoencoder(config).bottleneck
         made.load_state_dict(model.bottleneck.state_dict(), assign=True)
         model.bottleneck = made
+    model.bottleneck.float()  # codebooks of half-precision files: codes are decided in float32
     return model.eval()
 
 

@@ -67,7 +67,7 @@ def load(
         model = read_statistics(Path(stats), model)
     if model.origin is not None and commit is not None:
         model.origin = Origin(**{**vars(model.origin), "source": str(source), "commit": commit})
-    return model.cast(dtype)
+    return model.to(dtype)
 
 
 def _inside(folder: Path, file: str) -> Path:

@@ -79,7 +79,7 @@ def _net(shapes: Shapes, where: str) -> dict[str, Any]:
         )
     multipliers = [width / channels for width in down.widths]
     wide = [s for key, s in shapes.items() if key.endswith(".nin_shortcut.weight")]
-    options = {
+    options: dict[str, Any] = {
         "channels": channels,
         "image_channels": image_channels,
         "multipliers": multipliers,

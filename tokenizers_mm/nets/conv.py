@@ -78,8 +78,11 @@ class Attention(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         h_BCHW = self.norm(x_BCHW)
-        q_BNC, k_BNC, v_BNC = (layer(h_BCHW).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        h_BNC = F.scaled_dot_product_attention(q_BNC[:, None], k_BNC[:, None], v_BNC[:, None])[:, 0]
+        # Contiguous, or the fused kernel is not taken and all pairs of positions sit in memory.
+        q_B1NC, k_B1NC, v_B1NC = (
+            layer(h_BCHW).flatten(2).transpose(1, 2).contiguous()[:, None] for layer in (self.q, self.k, self.v)
+        )
+        h_BNC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)[:, 0]
         out: Tensor = x_BCHW + self.proj_out(h_BNC.transpose(1, 2).reshape_as(x_BCHW))
         return out
 

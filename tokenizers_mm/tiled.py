@@ -1,0 +1,218 @@
+"""Images of any size through a tokenizer, tile by tile: memory is that of the result and of one batch of tiles.
+
+Encoder features are blended before the bottleneck, so codes are those of the blended features and not a vote of tiles;
+decoded pixels are blended after the decoder. Tile corners are multiples of the downsampling, and images are padded only
+below and on the right, as `pad_to_multiple` does.
+
+A tile differs from the whole image for two reasons. Beyond its borders it sees the zeros that convolutions pad with,
+and that reaches as far inside as the net's receptive field: the outer quarters of an overlap therefore weigh nothing,
+and an overlap of four times that reach removes the difference. And what a net takes over all positions (group
+normalisation, attention) it takes over the tile: no overlap removes that, only larger tiles make it smaller.
+`tiling_error` measures both.
+
+Shape letters: B batch, C channels, D latent channels, H and W pixels, h and w positions per side, N = h * w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise, product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tokenizers_mm.api import Tokens, TokenSpec
+from tokenizers_mm.autoencoder import Autoencoder
+from tokenizers_mm.data.images import pad_to_multiple, unpad
+
+__all__ = ["Tiled", "tiling_error"]
+
+
+class Tiled:
+    """A `Tokenizer` around another one, for images of any size, also those that memory does not allow at once.
+
+    tile     pixels per side, rounded down to the downsampling; as large as memory allows. None: no tiles, only batches
+    overlap  least pixels that neighbouring tiles share (int), or their fraction of the tile (float below 1), rounded up
+             to the downsampling
+    batch    tiles that go through the nets together, of one image or of several
+
+    An image that fits in one tile gives bit for bit what the tokenizer gives in batches of this size.
+    Raises `ValueError` for impossible sizes, and for tokenizers that take one image size only.
+    """
+
+    def __init__(
+        self, tokenizer: Autoencoder, tile: int | None = 512, overlap: int | float = 0.25, batch: int = 1
+    ) -> None:
+        self.tokenizer, self.tile, self.overlap, self.batch = tokenizer, tile, overlap, batch
+        f = self.downsampling = tokenizer.downsampling
+        if tokenizer.spec.order != "raster" or tokenizer.config.latent_positions:
+            why = "latent statistics per position" if tokenizer.spec.order == "raster" else "a multi-scale bottleneck"
+            raise ValueError(f"tokenizer has {why}: it takes images of {tokenizer.spec.image_size} only, never tiles")
+        if batch < 1 or (tile is not None and tile < f):
+            raise ValueError(f"tile={tile}, batch={batch}: expected at least the downsampling {f} and at least 1")
+        pixels = overlap * (tile or 0) if isinstance(overlap, float) else overlap
+        # In positions. None is more than any image has.
+        self._tile, self._overlap = (tile or 2**40) // f, math.ceil(pixels / f)
+        if overlap < 0 or self._overlap >= self._tile or (isinstance(overlap, float) and overlap >= 1):
+            raise ValueError(f"overlap={overlap}: expected less than the tile of {tile} pixels, not negative")
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The tokenizer's own."""
+        return self.tokenizer.spec
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor, *, sample: torch.Generator | None = None) -> Tokens:
+        """Tokens of images in [-1, 1] of any size, padded below and right to the downsampling; see the tokenizer's."""
+        return self.tokenizer.tokens_of(*self.features(image_BCHW), sample=sample)
+
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Vectors [B, N, D], the tokenizer's."""
+        return self.tokenizer.embed(tokens)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens, size: tuple[int, int] | None = None) -> Tensor:
+        """Images [B, C, H, W] of about [-1, 1], not clamped; `size` (height, width) cuts the padding of `encode`."""
+        z_BND, grid = self.tokenizer.vectors(tokens)
+        f = self.downsampling
+        padded = tuple(side * self.tokenizer.config.net.downsampling for side in grid)
+        if size is not None and tuple(side + -side % f for side in size) != padded:
+            raise ValueError(f"size={size}: these tokens decode to {padded}, of which {f - 1} each may be padding")
+        image_BCHW = self.pixels(z_BND, grid)
+        return image_BCHW if size is None else unpad(image_BCHW, size)
+
+    def reconstruct(self, image_BCHW: Tensor) -> Tensor:
+        """Through the tokens and back, at the images' own size."""
+        return self.decode(self.encode(image_BCHW), (image_BCHW.shape[2], image_BCHW.shape[3]))
+
+    @torch.no_grad()
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Blended features [B, N, in_dim] of images of any size, and their grid: what `tokens_of` takes."""
+        if image_BCHW.ndim != 4 or not image_BCHW.is_floating_point() or not image_BCHW.numel():
+            found = f"{tuple(image_BCHW.shape)} {image_BCHW.dtype}"
+            raise ValueError(f"image_BCHW is {found}: expected float pixels [batch, channels, H, W] in [-1, 1]")
+        f = self.downsampling
+        if image_BCHW.shape[2] % f or image_BCHW.shape[3] % f:  # padding copies
+            image_BCHW, _ = pad_to_multiple(image_BCHW, f)
+
+        def net(tile_BCHW: Tensor) -> Tensor:
+            return _map(*self.tokenizer.features(tile_BCHW))
+
+        h_BDhw = self._blended(net, image_BCHW, f, self.tokenizer.config.latent_patch)
+        return h_BDhw.flatten(2).transpose(1, 2), (h_BDhw.shape[2], h_BDhw.shape[3])
+
+    @torch.no_grad()
+    def pixels(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Blended images [B, C, H, W] of the vectors that go to the decoder."""
+
+        def net(z_BDhw: Tensor) -> Tensor:
+            return self.tokenizer.pixels(z_BDhw.flatten(2).transpose(1, 2), (z_BDhw.shape[2], z_BDhw.shape[3]))
+
+        return self._blended(net, _map(z_BND, grid), self.tokenizer.config.latent_patch, self.downsampling)
+
+    def _blended(self, net: Callable[[Tensor], Tensor], x_BCHW: Tensor, step_in: int, step_out: int) -> Tensor:
+        """`net` of all of `x`, from tiles. A latent position is step_in rows and columns of x, step_out of the result.
+
+        Sums are float32 at least; a weight of one is exact, so a single tile is left as it is.
+        """
+        images, _, height, width = x_BCHW.shape
+        rows, columns = (_pieces(n // step_in, self._tile, self._overlap, step_in, step_out) for n in (height, width))
+        jobs = list(product(range(images), rows, columns))
+        total: Tensor | None = None
+        for first in range(0, len(jobs), self.batch):
+            batch = jobs[first : first + self.batch]
+            out = net(torch.cat([x_BCHW[b : b + 1, :, row.source, column.source] for b, row, column in batch]))
+            if total is None:
+                shape = (images, out.shape[1], height // step_in * step_out, width // step_in * step_out)
+                total = out.new_zeros(shape, dtype=torch.promote_types(out.dtype, torch.float32))
+            for (b, row, column), tile_CHW in zip(batch, out, strict=True):
+                weight_HW = (row.weight[:, None] * column.weight).to(out.device)
+                total[b, :, row.target, column.target] += tile_CHW * weight_HW
+        assert total is not None
+        return total.to(out.dtype)
+
+
+def _map(z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B, N, D] in raster order to [B, D, h, w], a view."""
+    return z_BND.transpose(1, 2).view(z_BND.shape[0], z_BND.shape[2], *grid)
+
+
+class _Piece(NamedTuple):
+    """One tile along one axis: where it lies in what the net reads, and in what it gives, and its weight there."""
+
+    source: slice
+    target: slice
+    weight: Tensor
+
+
+def _pieces(length: int, tile: int, overlap: int, step_in: int, step_out: int) -> list[_Piece]:
+    """Tiles along an axis of `length` positions, of step_in and step_out rows each."""
+    tile = min(tile, length)
+    starts = _starts(length, tile, overlap)
+    weights = _weights([start * step_out for start in starts], tile * step_out, length * step_out)
+    source, target = ([slice(at * step, (at + tile) * step) for at in starts] for step in (step_in, step_out))
+    return [_Piece(*piece) for piece in zip(source, target, weights, strict=True)]
+
+
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where the fewest tiles that cover an axis with at least this overlap begin, evenly spread."""
+    if length <= tile:
+        return [0]
+    gaps = math.ceil((length - tile) / (tile - overlap))
+    return [i * (length - tile) // gaps for i in range(gaps + 1)]
+
+
+def _weights(starts: list[int], tile: int, length: int) -> list[Tensor]:
+    """Weight of each tile at each of its own positions along an axis, float32; over the tiles they sum to one exactly.
+
+    From one tile to the next it passes linearly in the middle half of their overlap. A tile's weight is the difference
+    of two such rises, the second nowhere above the first. Rises are multiples of 2^-12: products of two weights are
+    then exact in float32, and so are their sums.
+    """
+    position = torch.arange(length) + 0.5
+    rises = [torch.ones(length)]
+    for before, start in pairwise(starts):
+        overlap = before + tile - start
+        share = (position - start - overlap / 2) / max(overlap / 2, 1e-3) + 0.5
+        rises.append((share.clamp(0, 1) * 4096).round() / 4096)
+    rises.append(torch.zeros(length))
+    return [(rise - after)[at : at + tile] for at, (rise, after) in zip(starts, pairwise(rises), strict=True)]
+
+
+@torch.no_grad()
+def tiling_error(
+    tokenizer: Autoencoder, image_BCHW: Tensor, tile: int = 512, overlap: int | float = 0.25
+) -> dict[str, float]:
+    """What tiling changes, on images of any size that fit in memory whole.
+
+    features    what the bottleneck receives: norm of the difference over that of the deviations from channel means
+    latents     the same of continuous latents, or codes: fraction of the codes that differ
+    decode      PSNR in dB (pixels clamped, peak 2) between tiled and whole decoding of the same tokens
+    round_trip  PSNR in dB between reconstructions, tiled both ways and whole both ways
+    """
+    whole, tiled = Tiled(tokenizer, None), Tiled(tokenizer, tile, overlap)
+    (h_BND, grid), (tiled_h_BND, _) = whole.features(image_BCHW), tiled.features(image_BCHW)
+    tokens, tiled_tokens = (tokenizer.tokens_of(h, grid) for h in (h_BND, tiled_h_BND))
+    if tokens.codes_BNS is None:
+        changed = {"latents": _relative(tiled_tokens.data, tokens.data)}
+    else:
+        changed = {"codes": float((tiled_tokens.data != tokens.data).float().mean())}
+    image_BCHW = whole.decode(tokens)
+    return {
+        "features": _relative(tiled_h_BND, h_BND),
+        **changed,
+        "decode": _psnr(tiled.decode(tokens), image_BCHW),
+        "round_trip": _psnr(tiled.decode(tiled_tokens), image_BCHW),
+    }
+
+
+def _relative(found_BND: Tensor, expected_BND: Tensor) -> float:
+    deviation = expected_BND - expected_BND.mean((0, 1))
+    return float((found_BND - expected_BND).norm() / deviation.norm())
+
+
+def _psnr(found_BCHW: Tensor, expected_BCHW: Tensor) -> float:
+    error = (found_BCHW.clamp(-1, 1) - expected_BCHW.clamp(-1, 1)).square().mean()
+    return float(10 * torch.log10(4 / error))
