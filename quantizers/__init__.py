@@ -8,6 +8,7 @@ from quantizers.base import Quantized, Quantizer
 from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
+from quantizers.gumbel import Gumbel
 from quantizers.ibq import IBQ
 from quantizers.identity import Identity
 from quantizers.kinds import KINDS, build
@@ -30,6 +31,7 @@ __all__ = [
     "VQ",
     "CodeMeter",
     "Gaussian",
+    "Gumbel",
     "Identity",
     "Latent",
     "MultiScale",

@@ -10,6 +10,7 @@ from quantizers.base import Quantizer
 from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
+from quantizers.gumbel import Gumbel
 from quantizers.ibq import IBQ
 from quantizers.identity import Identity
 from quantizers.latent import Latent
@@ -29,6 +30,7 @@ KINDS: dict[str, type[Quantizer]] = {
     "identity": Identity,
     "simvq": SimVQ,
     "ibq": IBQ,
+    "gumbel": Gumbel,
     "lfq": LFQ,
     "bsq": BSQ,
     "residual": Residual,

@@ -42,6 +42,10 @@ QUANTIZERS = {
     "identity": [{"dim": 4}],
     "simvq": [{"size": 24, "dim": 4}],
     "ibq": [{"size": 32, "dim": 4}],
+    "gumbel": [
+        {"size": 32, "dim": 4},
+        {"size": 24, "dim": 5, "in_dim": 4, "temperature": 0.7, "straight_through": False},
+    ],
     "lfq": [{"dim": 6}, {"dim": 8, "streams": 2, "bit_order": "lsb"}],
     "bsq": [{"dim": 10}, {"dim": 12, "streams": 3, "entropy_group": 4}],
     "residual": [

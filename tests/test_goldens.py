@@ -255,6 +255,7 @@ FAMILY = {
     "sd_full_checkpoint": "sd",
     "sdxl_single_file": "sdxl",
     "showo_magvitv2": "showo",
+    "taming_gumbel_f8": "taming_gumbel",
     "taming_vqgan_f16": "taming_vqgan",
     "va_vae": "va_vae",
     "va_vae_stats": "va_vae",

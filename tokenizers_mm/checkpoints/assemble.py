@@ -72,9 +72,9 @@ def some(keys: list[str], count: int = 4) -> str:
 
 
 def _neutral(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our own statistics that the file lacks: latents as they are, and every row of a codebook in use.
+    """Statistics that the file lacks: latents as they are, every row of a codebook in use, no training steps counted.
 
-    A codebook without counts would start again from the first training batch.
+    A codebook without counts would start again from the first training batch. Some writers drop batch norm's counters.
     """
     made = {}
     for key, value in expected.items():
@@ -82,4 +82,6 @@ def _neutral(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dic
             made[key] = torch.zeros(value.shape) if key.endswith("mean_D") else torch.ones(value.shape)
         elif key not in state and key.endswith("sum_KD"):
             made[key] = state[key.removesuffix("sum_KD") + "codebook_KD"].clone()
+        elif key not in state and key.endswith(".num_batches_tracked"):
+            made[key] = torch.zeros(value.shape, dtype=value.dtype)
     return made

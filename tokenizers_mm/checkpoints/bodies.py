@@ -1,4 +1,4 @@
-"""The bodies that are no latent-diffusion nets, each with a reader of its own: DC-AE, and Wan with Qwen-Image."""
+"""The bodies that are no latent-diffusion nets, each with a reader of its own: DC-AE, Wan, Qwen-Image, Emu3, MoVQ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizers_mm.checkpoints import causal, dc
+from tokenizers_mm.checkpoints import causal, dc, emu3
 
 State = Mapping[str, Tensor]
 About = Mapping[str, Any] | None
@@ -45,6 +45,10 @@ def _causal_options(state: State, about: About, where: str) -> dict[str, Any]:
     return {"image_size": (512, 512), **causal.options(about, _shapes(state), where=where)}
 
 
+def _emu3_options(state: State, about: About, where: str) -> dict[str, Any]:
+    return {"image_size": (512, 512), **emu3.options(state, where)}
+
+
 def _causal_names(state: State) -> dict[str, Tensor]:
     # A third of each kernel is all an image needs; a copy of it lets the file's pages go.
     return {key: value.contiguous() for key, value in causal.to_ours(state)[0].items()}
@@ -70,6 +74,17 @@ BODIES = (
         rename=_causal_names,
         unused=lambda state: causal.to_ours(state)[1],
         statistics=_causal_statistics,
+    ),
+    *(
+        Body(
+            families=(name,),
+            is_mine=is_mine,
+            options=_emu3_options,
+            rename=emu3.to_ours,
+            unused=lambda state: [],
+            statistics=lambda state, about: None,
+        )
+        for name, is_mine in (("emu3", emu3.is_emu3), ("movq", emu3.is_movq))
     ),
 )
 

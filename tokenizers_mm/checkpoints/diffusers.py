@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import causal, dc, diffusers_config, diffusers_names
+from tokenizers_mm.checkpoints import causal, dc, diffusers_config, diffusers_names, emu3
 from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.diffusers_config import config_to_options as config_to_options
 from tokenizers_mm.checkpoints.diffusers_config import statistics as statistics
@@ -56,11 +56,13 @@ def read(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> 
         options = _IMAGE_SIZE | causal.options(config, shapes, where=where)
         measured = causal.statistics(config, options["z_channels"], where=where)
         ours, unused = causal.to_ours(state)
+    elif config.get("norm_type") == "spatial":
+        options, measured, ours = _movq_options(config, state, where), None, emu3.to_ours(state)
     else:
         options = diffusers_config.config_to_options(config, where=where)
         measured = diffusers_config.statistics(config, state, where=where)
         ours = diffusers_names.to_ours({key: value for key, value in state.items() if not key.startswith("bn.")})
-    family = _family(name, state, measured, where)
+    family = BY_NAME["movq"] if emu3.is_movq(state) else _family(name, state, measured, where)
     ignored = (f"*.time_conv.* ({len(unused)})",) if unused else ()
     return Reading(family=family, options=options, state=ours, statistics=measured, ignored=ignored)
 
@@ -92,6 +94,17 @@ def from_diffusers(vae: nn.Module) -> Autoencoder:
     row, source = reading.family, str(config.get("_name_or_path") or f"an object of diffusers' {name}")
     model.origin = Origin(row.name, source, None, row.code_licence, row.weights_licence, reading.ignored)
     return model
+
+
+def _movq_options(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """Options of a VQModel whose norms read the codes, which always have 32 groups."""
+    plain = diffusers_config.config_to_options({**config, "norm_type": "group"}, where=where)
+    if plain["net"]["groups"] != 32:
+        raise CheckpointError(
+            f"{where}: norm_num_groups = {plain['net']['groups']!r}: expected 32 beside norm_type = 'spatial'; choose "
+            "another model"
+        )
+    return emu3.options(state, where) | {"image_size": plain["image_size"]}
 
 
 def _family(name: str, state: Mapping[str, Tensor], measured: Any, where: str) -> Family:

@@ -14,13 +14,10 @@ DOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("UniTok", (r"(.*\.)?quant_proj\..*", r"(.*\.)?encoder\.patch_embed\.backbone\..*")),
     ("RAE's decoder", (r"(.*\.)?decoder_embed\..*", r"(.*\.)?decoder_pred\..*")),
     ("FlexTok", (r"encoder\.module_dict\..*", r"decoder\.module_dict\..*")),
-    ("Emu3's VQ", (r"(.*\.)?encoder\.time_res_stack\..*",)),
     ("GigaTok", (r"(.*\.)?s2to1encoder\..*",)),
     ("VTP", (r"(.*\.)?trunk\.feature_bottleneck\..*|.*feature_bottleneck.*", r"(.*\.)?pixel_decoder\..*")),
     ("BSQ-ViT", (r"(.*\.)?encoder\.transformer\.resblocks\..*", r"(.*\.)?quant_embed\..*|.*quantize.*")),
     ("VILA-U", (r"(.*\.)?rqvaesiglip\..*",)),
-    ("VQGAN with a Gumbel softmax", (r"(.*\.)?quantize\.proj\.weight", r"(.*\.)?quantize\.embed\.weight")),
-    ("MoVQ (spatial norm)", (r"(.*\.)?decoder\..*\.conv_y\.weight",)),
 )
 
 

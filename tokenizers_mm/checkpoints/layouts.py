@@ -18,6 +18,7 @@ from torch import Tensor
 from tokenizers_mm.checkpoints import diffusers_names
 
 State = dict[str, Tensor]
+LOGITS = "bottleneck.to_logits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +143,13 @@ LAYOUTS = (
     ),
 )
 
-# What the schemes have in common: convolutions around the bottleneck that stand inside the nets, and the codebook.
+# What the schemes have in common: convolutions around the bottleneck that stand inside the nets, and the codebook with,
+# under a Gumbel softmax, its map to logits.
 _common = _renamer(
     (r"^encoder\.quant_conv\.", "quant_conv."),
     (r"^decoder\.post_quant_conv\.", "post_quant_conv."),
-    (r"^quantize\.embedding\.weight$", "bottleneck.codebook_KD"),
+    (r"^quantize\.(?:embedding|embed)\.weight$", "bottleneck.codebook_KD"),
+    (r"^quantize\.proj\.", f"{LOGITS}."),
 )
 
 
@@ -158,4 +161,7 @@ def layout_of(keys: Iterable[str]) -> Layout | None:
 
 def renamed(layout: Layout, state: Mapping[str, Tensor]) -> State:
     """The file's tensors under our names."""
-    return _common(layout.rename(state))
+    out = _common(layout.rename(state))
+    if f"{LOGITS}.weight" in out:  # a 1x1 convolution there
+        out[f"{LOGITS}.weight"] = out[f"{LOGITS}.weight"].flatten(1)
+    return out

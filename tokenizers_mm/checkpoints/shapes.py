@@ -17,13 +17,14 @@ class Facts:
     """Structure of a file, as far as shapes show it.
 
     quantizer   what its bottleneck is: a Gaussian (twice as many channels leave the encoder as enter the decoder), a
-                codebook, one codebook for all scales, or nothing that has weights (bits)
+                codebook, one codebook for all scales, a codebook beside a map to logits, or nothing that has weights
+                (bits)
     net         `ConvConfig` options
     latent      channels of the bottleneck's vectors; size  rows of the codebook, 0 without one
     patch       side of the latent patches that batch-norm statistics stand for
     """
 
-    quantizer: Literal["gaussian", "codebook", "scales", "bits"]
+    quantizer: Literal["gaussian", "codebook", "scales", "logits", "bits"]
     net: dict[str, Any]
     z_channels: int
     latent: int
@@ -45,6 +46,8 @@ def facts_of(shapes: Shapes, where: str) -> Facts:
     after = shapes.get("post_quant_conv.weight", (z_in, z_in, 0, 0))
     book = shapes.get("bottleneck.codebook_KD") or shapes.get("bottleneck.quantizer.codebook_KD")
     quantizer: Any = "scales" if "bottleneck.quantizer.codebook_KD" in shapes else "codebook"
+    if "bottleneck.to_logits.weight" in shapes:
+        quantizer = "logits"
     if book is None:
         quantizer = "gaussian" if before[0] == 2 * after[1] else "bits"
         book = (0, after[1])

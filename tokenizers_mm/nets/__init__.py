@@ -12,6 +12,7 @@ from tokenizers_mm.nets.causal import CausalConfig, CausalDecoder, CausalEncoder
 from tokenizers_mm.nets.conv import Decoder, Encoder
 from tokenizers_mm.nets.conv_config import ConvConfig
 from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
+from tokenizers_mm.nets.emu3 import Emu3Config, Emu3Decoder, Emu3Encoder
 
 
 def _kind(config: Any) -> Any:
@@ -19,16 +20,20 @@ def _kind(config: Any) -> Any:
 
 
 NetConfig = Annotated[
-    Annotated[ConvConfig, Tag("conv")] | Annotated[DCConfig, Tag("dc")] | Annotated[CausalConfig, Tag("causal")],
+    Annotated[ConvConfig, Tag("conv")]
+    | Annotated[DCConfig, Tag("dc")]
+    | Annotated[CausalConfig, Tag("causal")]
+    | Annotated[Emu3Config, Tag("emu3")],
     Discriminator(_kind),
 ]
 
-__all__ = ["CausalConfig", "ConvConfig", "DCConfig", "NetConfig", "build_nets"]
+__all__ = ["CausalConfig", "ConvConfig", "DCConfig", "Emu3Config", "NetConfig", "build_nets"]
 
 _NETS: dict[str, tuple[Any, Any]] = {
     "conv": (Encoder, Decoder),
     "dc": (DCEncoder, DCDecoder),
     "causal": (CausalEncoder, CausalDecoder),
+    "emu3": (Emu3Encoder, Emu3Decoder),
 }
 
 
