@@ -22,6 +22,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.files import WEIGHTS
 
+# Where diffusers' pipelines keep their tokenizer.
+INNER_FOLDERS = ("vae", "vqvae", "movq")
 _TIMEOUT = 20  # seconds for the answer about a repository
 
 
@@ -46,8 +48,10 @@ def download(repo_id: str, revision: str | None = None, *, patterns: Sequence[st
     """Bring the JSON and weights files of a repository into the hub's local cache, and say which commit they are.
 
     `revision` is a branch, tag or commit (default: the main branch); everything comes from the one commit that it means
-    now. `patterns` narrow the files (`["vae/*"]`); pickled weights stay away where safetensors stand beside them, and
-    no pattern brings code. Without a connection (or with HF_HUB_OFFLINE=1) the cached commit serves.
+    now. `patterns` choose files (`["vae/*"]`); without them it is the tokenizer's folder of a diffusers pipeline, or
+    the files at the top where weights are, less half-precision copies. Pickled weights stay away where safetensors
+    stand beside them, and no pattern brings code. Without a connection (or with HF_HUB_OFFLINE=1) the cached commit
+    serves.
     Raises `CheckpointError` naming repository, revision, finding and remedy.
     """
     where = f"{repo_id} (revision {revision or 'main'})"
@@ -74,7 +78,11 @@ def download(repo_id: str, revision: str | None = None, *, patterns: Sequence[st
 
 def _choose(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
     """JSON and weights among the files of a repository; one copy of the weights where a folder has both formats."""
-    matching = [name for name in names if patterns is None or any(fnmatchcase(name, p) for p in patterns)]
+    names = list(names)
+    if patterns is None:
+        matching = _tokenizer_files(names)
+    else:
+        matching = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
     safe = {PurePosixPath(name).parent for name in matching if name.endswith(".safetensors")}
     return [
         name
@@ -82,6 +90,22 @@ def _choose(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
         if name.endswith((".json", ".safetensors"))
         or (name.endswith(WEIGHTS) and PurePosixPath(name).parent not in safe)
     ]
+
+
+def _tokenizer_files(names: list[str]) -> list[str]:
+    """Of a pipeline the folder with the tokenizer, else the files at the top if weights are there, else all."""
+    folders = [f"{name}/" for name in INNER_FOLDERS if f"{name}/config.json" in names]
+    if "model_index.json" in names and folders:
+        names = [name for name in names if name.startswith(folders[0])]
+    elif any("/" not in name and name.endswith(WEIGHTS) for name in names):
+        names = [name for name in names if "/" not in name]
+    full = {name for name in names if name.endswith(WEIGHTS) and not _is_half(name)}
+    folders_with_full = {PurePosixPath(name).parent for name in full}
+    return [name for name in names if not (_is_half(name) and PurePosixPath(name).parent in folders_with_full)]
+
+
+def _is_half(name: str) -> bool:
+    return bool({"fp16", "bf16"} & set(PurePosixPath(name).name.split(".")))
 
 
 def _refusal(where: str, error: Exception) -> str | None:

@@ -49,7 +49,7 @@ def load(
     """
     path, commit = Path(source), None
     if hub.is_repo_id(str(source)):
-        got = hub.download(str(source), revision)
+        got = hub.download(str(source), revision, patterns=None if file is None else [file])
         path, commit = got.folder, got.commit
     elif revision is not None:
         raise CheckpointError(f"{source}: revision={revision!r} is for hub repositories, and this is a local path")
@@ -80,7 +80,7 @@ def _inside(folder: Path, file: str) -> Path:
 
 
 def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Autoencoder:
-    for inner in ("", "vae", "vqvae", "movq"):
+    for inner in ("", *hub.INNER_FOLDERS):
         about = _config(folder / inner)
         if about is None:
             continue

@@ -135,14 +135,7 @@ def test_online_everything_comes_from_one_commit_and_no_code_comes(cache, downlo
     found = hub.download("org/vae", "main")
     assert asked == [("org/vae", "main")]
     assert (found.commit, found.folder.name) == (OLDER, OLDER)
-    expected = [
-        "config.json",
-        "model.safetensors",
-        "odd[[]1].json",
-        "vae/config.json",
-        "vae/diffusion_pytorch_model.bin",
-    ]
-    assert downloads == [(OLDER, expected)]
+    assert downloads == [(OLDER, ["config.json", "model.safetensors", "odd[[]1].json"])]
 
 
 @pytest.mark.parametrize("patterns", [["vae/*"], ["vae/*", "*.py"], ["vae/*.json", "vae/*.bin"]])
@@ -239,3 +232,26 @@ def test_a_local_path_is_no_repository(tmp_path, monkeypatch):
     (tmp_path / "org" / "vae").mkdir(parents=True)
     assert not hub.is_repo_id("org/vae")
     assert not hub.is_repo_id("org")
+
+
+PIPELINE = [
+    "model_index.json", "README.md", "ae.safetensors", "transformer/config.json", "transformer/a.safetensors",
+    "vae/config.json", "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.bin",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (PIPELINE, ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]),
+        (["config.json", "model.safetensors", "teacher/model.safetensors"], ["config.json", "model.safetensors"]),
+        (["a.fp16.safetensors", "config.json"], ["a.fp16.safetensors", "config.json"]),
+        (["tokenizer/config.json", "tokenizer/a.pth"], ["tokenizer/config.json", "tokenizer/a.pth"]),
+    ],
+    ids=["pipeline", "top", "only half precision", "folder"],
+)
+def test_only_the_tokenizer_is_downloaded(cache, downloads, monkeypatch, names, chosen):
+    online(monkeypatch, names)
+    hub.download("org/vae")
+    assert downloads == [(COMMIT, sorted(chosen))]
