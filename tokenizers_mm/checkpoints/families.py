@@ -102,6 +102,7 @@ FAMILIES = (
         scale=0.18215,
         code_licence=_MIT,
         weights_licence="CreativeML OpenRAIL-M (MIT for vae-ft-mse and vae-ft-ema)",
+        restricted=True,
         parameters=83.7,
     ),
     Family(
@@ -116,6 +117,7 @@ FAMILIES = (
         scale=0.13025,
         code_licence=_MIT,
         weights_licence="CreativeML OpenRAIL++-M (MIT for sdxl-vae)",
+        restricted=True,
         parameters=83.7,
     ),
     Family(
