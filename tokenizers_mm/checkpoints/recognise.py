@@ -99,7 +99,7 @@ def _read(candidate: Candidate, where: Path | str, family: str | None, about: Ma
             options=body.options(state, about, place),
             state=body.rename(state),
             statistics=body.statistics(state, about),
-            ignored=(*ignored, *_patterns(body.unused(state))),
+            ignored=(*ignored, *_layers(body.unused(state))),
         )
     layout = layouts.layout_of(state)
     if layout is None:
@@ -207,4 +207,10 @@ def _some(keys: Iterable[str], count: int = 3) -> str:
 def _patterns(keys: Iterable[str]) -> tuple[str, ...]:
     """Keys as patterns of their first part, with counts: a language model has thousands of them."""
     counts = Counter(key.split(".", 1)[0] + ".*" if "." in key else key for key in keys)
+    return tuple(f"{pattern} ({count})" for pattern, count in counts.items())
+
+
+def _layers(keys: Iterable[str]) -> tuple[str, ...]:
+    """Keys as patterns of the layer they belong to, with counts."""
+    counts = Counter(f"*.{key.split('.')[-2]}.*" for key in keys)
     return tuple(f"{pattern} ({count})" for pattern, count in counts.items())

@@ -443,3 +443,65 @@ def test_loading_takes_no_second_copy(tmp_path):
     assert loaded - before < 0.2 * size
     assert read - before > 0.9 * size  # or nothing was measured
     assert max(read, peak) - before < 1.2 * size
+
+
+# ------------------------------------------------------------------------------ bodies of their own, as bare files
+
+
+def randomised(vae):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in [*vae.parameters(), *vae.buffers()]:
+            if value.is_floating_point():
+                noise = torch.randn(value.shape, generator=generator)
+                value.add_(0.05 * noise if value.ndim > 1 else 0.05 * noise.abs())
+    return vae.eval()
+
+
+def dc_ae():
+    from diffusers import AutoencoderDC
+
+    return randomised(
+        AutoencoderDC(
+            latent_channels=8,
+            encoder_block_types=("ResBlock", "EfficientViTBlock"),
+            decoder_block_types=("ResBlock", "EfficientViTBlock"),
+            encoder_block_out_channels=(32, 64),
+            decoder_block_out_channels=(32, 64),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            encoder_qkv_multiscales=((), ()),
+            decoder_qkv_multiscales=((), ()),
+            downsample_block_type="pixel_unshuffle",
+            upsample_block_type="pixel_shuffle",
+            decoder_norm_types=("batch_norm", "rms_norm"),
+            decoder_act_fns=("relu", "silu"),
+            scaling_factor=0.25,
+        )
+    )
+
+
+def qwen():
+    from diffusers import AutoencoderKLQwenImage
+
+    return randomised(AutoencoderKLQwenImage(base_dim=16, z_dim=16, num_res_blocks=1))
+
+
+@pytest.mark.parametrize(("make", "family"), [(dc_ae, "dc_ae"), (qwen, "qwen_image")])
+def test_a_bare_file_and_a_folder_of_another_body(tmp_path, make, family):
+    theirs, image = make(), IMAGE[:, :, :32, :32]
+    with torch.no_grad():
+        if family == "dc_ae":
+            wanted_BDhw = theirs.encode(image).latent
+        else:
+            wanted_BDhw = theirs.encode(image[:, :, None]).latent_dist.mode()[:, :, 0]
+    theirs.save_pretrained(tmp_path / "folder")
+    save_file(theirs.state_dict(), tmp_path / "bare.safetensors")
+    for name in ("folder", "bare.safetensors"):
+        model = quietly(tmp_path / name)
+        assert model.origin.family == family
+        z_BND = model.encode(image).data * model.latent_std_D + model.latent_mean_D
+        error = (z_BND - wanted_BDhw.flatten(2).transpose(1, 2)).abs().max() / wanted_BDhw.abs().max()
+        assert error < 2e-5
+        assert any("time_conv" in pattern for pattern in model.origin.ignored) == (family == "qwen_image")
+    assert quietly(tmp_path / "folder").latent_std_D[0] == pytest.approx(4.0 if family == "dc_ae" else 2.8184)
