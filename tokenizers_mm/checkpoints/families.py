@@ -28,6 +28,7 @@ class Family:
     prefix      what its keys must start with, where the tokenizer lives in another model's file
     marks       patterns of keys (in full) that only this family's files hold; a file needs none of them
     typical     structure of the published files; a file that has it fits better
+    proof       whether recognition needs the first mark or the typical structure: what it adds would be wrong elsewhere
     bottleneck  options of the quantizer beside its size; config  other options of the tokenizer
     scale, shift  published latents are (z - shift) * scale; None where nothing was published
     ema         whether the authors' own loader prefers moving averages where a file holds both
@@ -44,6 +45,7 @@ class Family:
     prefix: str = ""
     marks: tuple[str, ...] = ()
     typical: Mapping[str, Any] = field(default_factory=dict)
+    proof: bool = False
     bottleneck: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     scale: float | None = None
@@ -73,6 +75,15 @@ class Family:
         """How well a file fits: marks found, then typical structure found."""
         marks = sum(any(re.match(mark, key) for key in keys) for mark in self.marks)
         return marks, sum(structure(facts, name) == value for name, value in self.typical.items())
+
+    def is_proved(self, facts: Facts, keys: Collection[str]) -> bool:
+        """Whether a file shows what this family asks for, where it asks for something."""
+        marked = any(re.match(self.marks[0], key) for key in keys) if self.marks else False
+        return not self.proof or marked or self.is_typical(facts)
+
+    def is_typical(self, facts: Facts) -> bool:
+        """Whether a file has the structure of the published ones."""
+        return all(structure(facts, name) == value for name, value in self.typical.items())
 
 
 def structure(facts: Facts, name: str) -> Any:
@@ -240,6 +251,7 @@ FAMILIES = (
         needs={"quant_conv": 1},
         marks=(r"model_ema\.quantizeembeddingweight", r"loss\."),
         typical={"blocks": 4},
+        proof=True,
         bottleneck={"kind": "ibq"},
         code_licence=_APACHE,
         parameters=106.7,

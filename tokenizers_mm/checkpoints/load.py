@@ -15,6 +15,7 @@ from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import diffusers, files, hub, native
 from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.families import Family
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading, recognise
 from tokenizers_mm.checkpoints.statistics import read_statistics
@@ -111,10 +112,10 @@ def _from_file(
 ) -> Autoencoder:
     read = recognise(files.read(path), path, family, ema, about)
     if read.rivals:
-        others = ", ".join(f"{row.name} ({_scale(row.scale, row.shift)})" for row in read.rivals)
+        others = ", ".join(f"{row.name} ({_differs(row)})" for row in read.rivals)
         warnings.warn(
-            f"{path}: taken for {read.family.name} ({_scale(read.family.scale, read.family.shift)}); its keys and "
-            f"shapes are also those of {others}, which scale latents differently: say family= to choose",
+            f"{path}: taken for {read.family.name} ({_differs(read.family)}); its keys and shapes are also those of "
+            f"{others}: say family= to choose",
             stacklevel=4,
         )
     return _assembled(read, path, config)
@@ -168,7 +169,10 @@ def _listing(folder: Path) -> str:
     return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
 
 
-def _scale(scale: float | None, shift: float) -> str:
-    if scale is None:
+def _differs(row: Family) -> str:
+    """What a family adds that no file says: how latents are scaled, or how codes are chosen."""
+    if row.quantizer != "gaussian":
+        return "codes by inner product" if row.bottleneck.get("kind") == "ibq" else "codes by distance"
+    if row.scale is None:
         return "no published scale"
-    return f"scale {scale:g}, shift {shift:g}" if shift else f"scale {scale:g}"
+    return f"scale {row.scale:g}, shift {row.shift:g}" if row.shift else f"scale {row.scale:g}"

@@ -28,7 +28,7 @@ _DROPPED = re.compile(
 class Reading:
     """A file understood.
 
-    family      what it is; rivals  families that fit as well, with another scale of latents
+    family      what it is; rivals  families that it could be as well, with another scale of latents or other codes
     options     of `AutoencoderConfig`, as plain data
     state       the tokenizer's tensors under our names
     statistics  mean and deviation of the latents, None where nothing is known
@@ -123,10 +123,11 @@ def _read(candidate: Candidate, where: Path | str, family: str | None, about: Ma
 def _family(
     layout: str, facts: Facts, candidate: Candidate, place: str, named: str | None
 ) -> tuple[Family, tuple[Family, ...]]:
-    """The family that fits best, and those that fit as well but scale latents differently."""
+    """The family that fits best, and those that fit as well but would give something else."""
     rows = FAMILIES if named is None else (BY_NAME[named],)
     misfits = {row.name: row.misfits(layout, facts, candidate.prefix) for row in rows if row.layouts != ("body",)}
-    fits = [row for row in rows if misfits.get(row.name) == []]
+    keys = [*candidate.beside, *candidate.state, *(candidate.prefix + key for key in candidate.state)]
+    fits = [row for row in rows if misfits.get(row.name) == [] and (named or row.is_proved(facts, keys))]
     if not fits:
         nearest = min(misfits, key=lambda name: len(misfits[name]), default=named)
         reasons = "; ".join(misfits.get(str(nearest), ["it has a body of its own"]))
@@ -134,10 +135,16 @@ def _family(
             f"{place}: not recognised as {'any family' if named is None else named}; nearest is {nearest}, but "
             f"{reasons}; say family=, or config= for options that shapes do not show"
         )
-    keys = [*candidate.beside, *candidate.state, *(candidate.prefix + key for key in candidate.state)]
     best = max(fits, key=lambda row: row.likeness(facts, keys))
-    equal = [row for row in fits if row.likeness(facts, keys) == best.likeness(facts, keys)]
-    return best, tuple(row for row in equal if (row.scale, row.shift) != (best.scale, best.shift))
+    return best, tuple(row for row in fits if _rivals(row, best, facts, keys))
+
+
+def _rivals(row: Family, best: Family, facts: Facts, keys: list[str]) -> bool:
+    """Whether a file could as well be of this family, and what it gives would be something else."""
+    if row.bottleneck.get("kind") != best.bottleneck.get("kind"):
+        return not best.is_typical(facts)
+    equal = row.likeness(facts, keys) == best.likeness(facts, keys)
+    return equal and (row.scale, row.shift) != (best.scale, best.shift)
 
 
 def _body_family(names: tuple[str, ...], named: str | None, place: str, state: Mapping[str, Tensor]) -> Family:

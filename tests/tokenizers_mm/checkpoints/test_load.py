@@ -101,7 +101,7 @@ def test_losses_and_teachers_are_left_aside_and_listed(tmp_path):
 def test_a_rival_with_another_scale_is_named(tmp_path):
     net = ConvConfig(channels=32, multipliers=(1, 2, 4, 4))
     save_file(public(model_of({"kind": "gaussian", "dim": 4}, net, 4)), tmp_path / "vae.safetensors")
-    with pytest.warns(UserWarning, match=r"taken for sd \(scale 0.18215\); .* sdxl \(scale 0.13025\), .* say family="):
+    with pytest.warns(UserWarning, match=r"taken for sd \(scale 0.18215\); .* sdxl \(scale 0.13025\), .*: say family="):
         model = load(tmp_path / "vae.safetensors")
     assert model.latent_std_D.tolist() == pytest.approx([1 / 0.18215] * 4)
     with pytest.warns(UserWarning, match="OpenRAIL") as said:
@@ -111,6 +111,22 @@ def test_a_rival_with_another_scale_is_named(tmp_path):
     assert chosen.origin.family == "sdxl"
     mean = model.posterior(IMAGE)[0]
     assert torch.allclose(model.encode(IMAGE).data, mean * 0.18215, rtol=1e-6)
+
+
+def test_how_codes_are_chosen_is_asked_where_only_averages_tell(tmp_path):
+    """IBQ of another depth than the published ones looks like a VQGAN with Lightning's averages."""
+    state = public(model_of(VQ, ConvConfig(channels=32, multipliers=(1, 2), attention_levels=(1,))))
+    averages = {f"model_ema.{key.replace('.', '')}": value.clone() for key, value in state.items()}
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file(state | averages, tmp_path / "averaged.safetensors")
+    with pytest.warns(
+        UserWarning, match=r"taken for ibq \(codes by inner product\).* taming_vqgan \(codes by distance"
+    ):
+        assert load(tmp_path / "averaged.safetensors").bottleneck.kind == "ibq"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load(tmp_path / "plain.safetensors").bottleneck.kind == "vq"
+        assert load(tmp_path / "averaged.safetensors", family="taming_vqgan").bottleneck.kind == "vq"
 
 
 def test_a_licence_that_restricts_use_is_shown(tmp_path):
