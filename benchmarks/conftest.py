@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-PACKAGES = ("tokenizers-mm", "torch", "numpy", "pyarrow", "vector-quantize-pytorch", "faiss-cpu")
+PACKAGES = ("tokenizers-mm", "torch", "numpy", "pyarrow", "vector-quantize-pytorch", "faiss-cpu", "diffusers")
 ROWS = pytest.StashKey[list]()
 torch.set_num_threads(1)
 
@@ -111,7 +111,11 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
     if exitstatus:
         terminalreporter.write_line("not recorded: something failed")
         return
-    if config.getoption("keyword") or [Path(name).resolve() for name in config.args] != [Path(__file__).parent]:
+    # All comparisons, or one folder of them, which has a record of its own.
+    here = Path(__file__).parent
+    suites = {here: ""} | {path: f"-{path.name}" for path in here.iterdir() if (path / "conftest.py").exists()}
+    asked = [Path(name).resolve() for name in config.args]
+    if config.getoption("keyword") or len(asked) != 1 or asked[0] not in suites:
         terminalreporter.write_line("not recorded: a part of the comparisons would replace the whole")
         return
     cpu, today = processor(), datetime.date.today().isoformat()
@@ -123,7 +127,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         "comparisons": rows,
     }
     slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-    path = Path(__file__).parent / "results" / f"{today}-{slug}.json"
+    path = Path(__file__).parent / "results" / f"{today}-{slug}{suites[asked[0]]}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     terminalreporter.write_line(f"recorded in {path}")

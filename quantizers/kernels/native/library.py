@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -49,20 +50,26 @@ def cache_folder() -> Path:
 
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
+    return attempt(lambda: load(build(cache_folder())), "kernels")
+
+
+def attempt(make: Callable[[], ctypes.CDLL], what: str) -> tuple[ctypes.CDLL | None, str]:
+    """The library that `make` gives, or None and why not, which is said as a warning unless somebody wants it so."""
     if os.environ.get("TOKENIZERS_MM_NATIVE") == "0":
         return None, "TOKENIZERS_MM_NATIVE=0"
     try:
-        return load(build(cache_folder())), ""
+        return make(), ""
     except (OSError, RuntimeError) as error:
         reason = str(error)
-    warnings.warn(f"C++ kernels are not used, PyTorch is slower: {reason}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"C++ {what} are not used, PyTorch is slower: {reason}", RuntimeWarning, stacklevel=3)
     return None, reason
 
 
-def build(folder: Path, *extra: str) -> Path:
+def build(folder: Path, *extra: str, sources: Path = SOURCES, name: str = "kernels") -> Path:
     """Compile into the folder unless that was done before; returns the library's path.
 
-    extra  more compiler flags, e.g. definitions for tests
+    extra          more compiler flags, e.g. definitions for tests
+    sources, name  folder of the sources, and of its file that includes all others, without .cpp
 
     `RuntimeError` where there is no compiler or it fails; `OSError` where the folder cannot be written.
     """
@@ -71,16 +78,16 @@ def build(folder: Path, *extra: str) -> Path:
         raise RuntimeError("no C++ compiler was found (g++, c++, clang++ or $CXX)")
     flags = (*FLAGS, *extra)
     digest = hashlib.sha256(_version(compiler).encode() + " ".join(flags).encode())
-    for source in sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h")]):
+    for source in sorted([*sources.glob("*.cpp"), *sources.glob("*.h")]):
         digest.update(source.read_bytes())
-    path = folder / f"kernels-{digest.hexdigest()[:16]}.so"
+    path = folder / f"{name}-{digest.hexdigest()[:16]}.so"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     # Compiled beside its place and moved there in one step: processes that start together cannot see half a file.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         output = Path(scratch) / path.name
-        command = [compiler, *flags, str(SOURCES / "kernels.cpp"), "-o", str(output)]
+        command = [compiler, *flags, str(sources / f"{name}.cpp"), "-o", str(output)]
         done = subprocess.run([*command, OPENMP], capture_output=True, text=True)
         if done.returncode:  # a compiler without OpenMP still gives kernels of one thread
             done = subprocess.run(command, capture_output=True, text=True)
@@ -102,7 +109,7 @@ def pointer(tensor: Tensor) -> int:
 
 # Argument types of every entry point in kernels.cpp: p a pointer, n an int64, i an int, f a float.
 _SIGNATURES = {
-    "tmm_best_isa": "",
+    "tmm_best_isa": "=i",
     "tmm_nearest": "pppnnniii",
     "tmm_residual_encode": "pppppnnnii",
     "tmm_sign_quantize": "pppnifiii",
@@ -111,11 +118,12 @@ _SIGNATURES = {
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 
 
-def load(path: Path) -> ctypes.CDLL:
-    """Load a compiled library and state the types of its functions."""
+def load(path: Path, signatures: Mapping[str, str] = _SIGNATURES) -> ctypes.CDLL:
+    """Load a compiled library and state the types of its functions; a type after "=" is that of the result."""
     code = ctypes.CDLL(str(path))
-    for name, letters in _SIGNATURES.items():
+    for name, letters in signatures.items():
+        arguments, _, result = letters.partition("=")
         function = getattr(code, name)
-        function.argtypes = [_TYPES[letter] for letter in letters]
-        function.restype = ctypes.c_int if name == "tmm_best_isa" else None
+        function.argtypes = [_TYPES[letter] for letter in arguments]
+        function.restype = _TYPES.get(result)
     return code
