@@ -140,9 +140,9 @@ def families(
     licences: Annotated[bool, typer.Option("--licences", help="Show licences and papers as well.")] = False,
 ) -> None:
     """List the public tokenizers that load recognises."""
-    from recipes.convert import families_table
+    from recipes.convert import families_text
 
-    console.print(families_table(licences))
+    print(families_text(licences))
 
 
 @app.command()

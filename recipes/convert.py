@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
 from tokenizers_mm.config import ConfigError, override
@@ -45,11 +43,12 @@ def describe(tokenizer: Autoencoder) -> str:
     return "\n".join(lines)
 
 
-def families_table(licences: bool = False) -> Table:
-    """Every row of the table of families."""
-    table = Table("family", "what it is", *(("code", "weights", "paper") if licences else ("parameters",)))
+def families_text(licences: bool = False) -> str:
+    """Every row of the table of families, a line each; with licences and paper below it where asked."""
+    lines = []
     for row in sorted(FAMILIES, key=lambda row: row.name):
-        size = f"{row.parameters:g} M" if row.parameters else ""
-        more = (row.code_licence, row.weights_licence, row.paper) if licences else (size,)
-        table.add_row(row.name, row.title, *more)
-    return table
+        size = f", {row.parameters:g} M parameters" if row.parameters else ""
+        lines.append(f"{row.name:16} {row.title}{size}")
+        if licences:
+            lines.append(f"{'':16} code {row.code_licence}; weights {row.weights_licence}; {row.paper}")
+    return "\n".join(lines)

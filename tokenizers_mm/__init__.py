@@ -3,6 +3,7 @@
 from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
+from tokenizers_mm.nets.fast import optimize
 from tokenizers_mm.tiled import Tiled, tiling_error
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "fingerprint",
     "from_diffusers",
     "load",
+    "optimize",
     "save",
     "tiling_error",
     "to_diffusers",

@@ -37,9 +37,7 @@ def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Au
     check_keys(expected, full, where)
     for key, value in full.items():
         if expected[key].is_floating_point() != value.is_floating_point():
-            raise CheckpointError(
-                f"{where}: {key} is {value.dtype}: expected floats; give unquantized weights"
-            )
+            raise CheckpointError(f"{where}: {key} is {value.dtype}: expected floats; give unquantized weights")
     model.load_state_dict(full, assign=True)
     if any(value.is_meta for value in model.bottleneck.buffers()):  # what a constructor computes and no file holds
         made = build_autoencoder(config).bottleneck

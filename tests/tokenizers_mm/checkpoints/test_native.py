@@ -231,7 +231,7 @@ def test_the_origin_is_kept_and_is_no_part_of_the_identity(tmp_path):
 @pytest.mark.parametrize("bottleneck", [*BOTTLENECKS, {"kind": "lfq", "dim": 3}], ids=lambda b: b["kind"])
 def test_precision_is_kept(tmp_path, bottleneck):
     model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=bottleneck, net=NET, z_channels=3))
-    model = model.eval().cast(torch.bfloat16)
+    model = model.eval().to(torch.bfloat16)
     save(model, tmp_path / "tokenizer")
     again = native.load(tmp_path / "tokenizer")
     assert again.decoder.last_layer.dtype == torch.bfloat16
