@@ -66,7 +66,7 @@ def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) ->
     overrides = [f"tokens={folder / tokens}"] if tokens else []
     if quick:
         # float32: without bfloat16 arithmetic a few steps of the generators would take minutes
-        overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5", "train.precision=no"]
+        overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5", "train.precision='no'"]
     steps = load_recipe(recipe, overrides).train.steps
     flags = tuple(part for assignment in overrides for part in ("--set", assignment))
     run = folder / recipe
