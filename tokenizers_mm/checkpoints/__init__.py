@@ -2,7 +2,8 @@
 
 from tokenizers_mm.checkpoints.diffusers import from_diffusers, to_diffusers
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.families import FAMILIES, Family
+from tokenizers_mm.checkpoints.families import FAMILIES
+from tokenizers_mm.checkpoints.family import Family
 from tokenizers_mm.checkpoints.load import load
 from tokenizers_mm.checkpoints.native import fingerprint, save
 from tokenizers_mm.checkpoints.origin import Origin

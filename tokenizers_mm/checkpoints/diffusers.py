@@ -18,7 +18,8 @@ from tokenizers_mm.checkpoints.diffusers_config import config_to_options as conf
 from tokenizers_mm.checkpoints.diffusers_config import statistics as statistics
 from tokenizers_mm.checkpoints.diffusers_write import to_diffusers as to_diffusers
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES, Family, structure
+from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES
+from tokenizers_mm.checkpoints.family import Family, structure
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading
 from tokenizers_mm.checkpoints.shapes import facts_of

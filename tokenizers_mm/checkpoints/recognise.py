@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tokenizers_mm.checkpoints import bodies, doors, layouts
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES, Family
+from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES
+from tokenizers_mm.checkpoints.family import Family
 from tokenizers_mm.checkpoints.shapes import Facts, facts_of
 from tokenizers_mm.checkpoints.unwrap import Candidate, candidates, preferred
 

@@ -338,6 +338,13 @@ def test_a_folder_without_a_config(tmp_path):
         load(tmp_path, file="../ae.safetensors")
 
 
+def test_our_own_folders_say_everything_themselves(tmp_path):
+    save(model_of(), tmp_path / "ours")
+    for options in ({"family": "sd"}, {"config": {"image_size": (32, 32)}}):
+        with pytest.raises(CheckpointError, match=r"ours: a tokenizer of ours, whose config\.json says all"):
+            load(tmp_path / "ours", **options)
+
+
 def test_a_config_of_another_library_leaves_it_to_the_weights(tmp_path):
     model = model_of()
     save_file(public(model), tmp_path / "model.safetensors")
@@ -360,15 +367,20 @@ def test_broken_files(tmp_path, content, message):
 
 
 class Malice:
+    def __init__(self, marker):
+        self.marker = marker
+
     def __reduce__(self):
-        return os.system, ("touch /tmp/tokenizers_mm_was_here",)
+        return os.system, (f"touch {self.marker}",)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
-    torch.save({"state_dict": public(model_of()) | {"x": Malice()}}, tmp_path / "evil.ckpt")
+    torch.save({"state_dict": public(model_of()) | {"x": Malice(tmp_path / "it_ran")}}, tmp_path / "evil.ckpt")
     with pytest.raises(CheckpointError, match=r"evil.ckpt: .*posix.system"):
         load(tmp_path / "evil.ckpt")
-    assert not os.path.exists("/tmp/tokenizers_mm_was_here")
+    assert not (tmp_path / "it_ran").exists()
+    torch.load(tmp_path / "evil.ckpt", weights_only=False)  # it would have
+    assert (tmp_path / "it_ran").exists()
 
 
 # --------------------------------------------------------------------------------------------- sizes, and memory
