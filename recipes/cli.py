@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +29,17 @@ Size = Annotated[
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on stderr and exit status 1, not a traceback."""
+    """Run a command; a user's mistake is one line on stderr and exit status 1, a warning one line, no code in either."""
+    warnings.showwarning = _warn
     try:
         app()
     except (ValueError, ModuleNotFoundError, OSError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         raise SystemExit(1) from None
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(str(message))}")
 
 
 @app.command()

@@ -1,13 +1,15 @@
 """`tmm convert` and `tmm families`: a public file in, a folder of ours or of diffusers out."""
 
 import json
+import subprocess
+import sys
 
 import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from recipes import cli
@@ -83,6 +85,18 @@ def test_a_public_file_can_be_measured_and_used_to_encode(public, tmp_path):
     Image.fromarray(np.zeros((40, 32, 3), np.uint8)).save(tmp_path / "images" / "a.png")
     assert "PSNR" in tmm("eval", path, tmp_path / "images")
     assert "1 encoded" in tmm("encode", path, tmp_path / "images", "--out", tmp_path / "tokens")
+
+
+def test_a_warning_is_one_line_on_stderr(public, tmp_path):
+    path, _ = public
+    state = {key: value for key, value in load_file(path).items() if not key.startswith("loss.")}
+    save_file(state, tmp_path / "bare.safetensors")
+    command = [sys.executable, "-m", "recipes.cli", "convert", tmp_path / "bare.safetensors", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["warning", "warning"]
+    assert "say family= to choose" in lines[0]
+    assert "OpenRAIL" in lines[1]
 
 
 def test_families_are_listed():
