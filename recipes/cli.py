@@ -29,7 +29,7 @@ Size = Annotated[
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line on stderr and exit status 1, a warning one line, no code in either."""
+    """Run a command; a user's mistake is one line on stderr and exit status 1, a warning is one line."""
     warnings.showwarning = _warn
     try:
         app()
