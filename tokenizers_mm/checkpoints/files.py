@@ -6,7 +6,6 @@ pages that are later touched, and the file must stay as it is while they are in 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -74,27 +73,6 @@ def keys(path: Path) -> list[str]:
     if kind == "index":
         return list(_index(path))
     return [name for name, _ in _tensors(_read_file(path, kind, None))]
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """The free text in a safetensors file's header; empty for the other formats."""
-    path = _file(path)
-    if _format(path) != "safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise _broken(path, error) from error
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def find(folder: Path) -> Path:
