@@ -3,14 +3,17 @@
 Flow Matching (arXiv 2210.02747) on latents, with the trunk of DiT (arXiv 2212.09748); the caption's words stand before
 the latents in the sequence and, pooled, beside the time in the modulation.
 
+`Flow.forward` also gives the hidden state of a block, which alignment with other features trains (REPA,
+https://arxiv.org/abs/2410.06940); what is done with it is a recipe's business.
+
 Shape letters: B batch, N positions, D channels of a latent, L patches, P prefix, E width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +63,24 @@ class FlowConfig:
             raise ValueError(f"patch={self.patch}: at least 1")
 
 
+class FlowDraw(NamedTuple):
+    """What training draws for a batch of latents.
+
+    noise_BND  the other end of every path; t_B  where on it; drop_B  True for images that lose their condition, or None
+    """
+
+    noise_BND: Tensor
+    t_B: Tensor
+    drop_B: Tensor | None
+
+
+class FlowStates(NamedTuple):
+    """What a training pass gives: the scalar velocity loss, and the hidden state [B, L, E] of one block's patches."""
+
+    loss: Tensor | None
+    hidden_BLE: Tensor | None
+
+
 class Flow(nn.Module):
     """Velocity of an image's latents given a caption or a class; sampling integrates it.
 
@@ -73,7 +94,7 @@ class Flow(nn.Module):
         if spec.discrete:
             raise ValueError("spec is discrete: a flow needs continuous latents; use backbones.Autoregressive")
         patched = patched_spec(spec, config.patch)
-        self.config, self.spec, width = config, spec, config.width
+        self.config, self.spec, self.hidden_grid, width = config, spec, patched.grid, config.width
         self.trunk = Trunk(TrunkConfig(width=width, depth=config.depth, heads=config.heads, adaptive=True))
         self.condition = ConditionEmbedding(width, classes=config.classes, max_text=config.max_text)
         self.time = TimeEmbedding(width)
@@ -85,15 +106,49 @@ class Flow(nn.Module):
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """`velocity`: mean squared error of the velocity at random times, per channel of a latent."""
         data_BND = self._checked(batch.tokens)
+        condition = condition_of(batch.captions, batch.labels_B, classes=self.config.classes, batch=len(batch))
+        loss = self(data_BND, condition, self.draw(data_BND)).loss
+        assert loss is not None
+        return {"velocity": loss}
+
+    def draw(self, data_BND: Tensor) -> FlowDraw:
+        """Draw noise, times and, in training, which images lose their condition."""
         config, device = self.config, data_BND.device
-        condition = condition_of(batch.captions, batch.labels_B, classes=config.classes, batch=len(batch))
-        drop_B = torch.rand(len(batch), device=device) < config.drop_condition if self.training else None
-        noise_BND, t_B = torch.randn_like(data_BND), DENSITIES[config.density](len(batch), device)
-        predicted_BND = self.velocity(interpolate(data_BND, noise_BND, t_B), t_B, self.condition(condition, drop_B))
-        return {"velocity": (predicted_BND.float() - velocity(data_BND, noise_BND)).square().mean()}
+        drop_B = torch.rand(len(data_BND), device=device) < config.drop_condition if self.training else None
+        return FlowDraw(torch.randn_like(data_BND), DENSITIES[config.density](len(data_BND), device), drop_B)
+
+    def forward(
+        self, data_BND: Tensor, condition: Condition, draw: FlowDraw, *, layer: int | None = None, stop: bool = False
+    ) -> FlowStates:
+        """Training pass over latents; gradients reach them too.
+
+        layer  also give the hidden state after this many blocks, its patches in the order of `hidden_grid`
+        stop   run no further than that: no loss
+
+        Raises `ValueError` for a layer that is not there.
+        """
+        depth = self.config.depth
+        if (stop and layer is None) or not 1 <= (1 if layer is None else layer) <= depth:
+            raise ValueError(f"layer={layer}: this generator has the blocks 1..{depth}")
+        x_BND, hidden_BLE = interpolate(data_BND, draw.noise_BND, draw.t_B), None
+        prefix = self.condition(condition, draw.drop_B)
+        for number, state_BLE in enumerate(self._states(x_BND, draw.t_B, prefix), start=1):
+            if number == layer:
+                hidden_BLE = state_BLE
+                if stop:
+                    return FlowStates(None, hidden_BLE)
+        predicted_BND = self._velocity(state_BLE)
+        loss = (predicted_BND.float() - velocity(data_BND, draw.noise_BND)).square().mean()
+        return FlowStates(loss, hidden_BLE)
 
     def velocity(self, x_BND: Tensor, t_B: Tensor, prefix: tuple[Tensor, Tensor]) -> Tensor:
         """Predicted velocity [B, N, D] at x_t; `prefix` is what `self.condition` returns."""
+        for state_BLE in self._states(x_BND, t_B, prefix):
+            last_BLE = state_BLE
+        return self._velocity(last_BLE)
+
+    def _states(self, x_BND: Tensor, t_B: Tensor, prefix: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
+        """Hidden states [B, L, E] of the patches, after one block after the other."""
         prefix_BPE, valid_BP = prefix
         patches_BLE = self.inputs(self._patches(x_BND)) + self.grid()
         length, start = patches_BLE.shape[1], prefix_BPE.shape[1]
@@ -101,8 +156,12 @@ class Flow(nn.Module):
         condition_BE = nn.functional.silu(self.time(t_B) + self.pooled(pooled_BE))
         position_BL = torch.cat([torch.arange(start), torch.arange(length)])[None].to(x_BND.device)
         mask_BLL = prefix_mask(valid_BP, length, bidir=True)
-        h_BLE = self.trunk(torch.cat([prefix_BPE, patches_BLE], 1), position_BL, mask_BLL, condition_BE=condition_BE)
-        return self._positions(self.head(h_BLE[:, start:]))
+        x_BLE = torch.cat([prefix_BPE, patches_BLE], 1)
+        for state_BLE in self.trunk.states(x_BLE, position_BL, mask_BLL, condition_BE=condition_BE):
+            yield state_BLE[:, start:]
+
+    def _velocity(self, last_BLE: Tensor) -> Tensor:
+        return self._positions(self.head(self.trunk.norm(last_BLE)))
 
     @torch.no_grad()
     def sample(

@@ -11,6 +11,7 @@ X several of them together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -185,12 +186,29 @@ class Trunk(nn.Module):
         condition_BE  one vector per example for adaLN (an adaptive trunk needs it, others take none)
         cache         earlier positions; extended in place
         """
+        for state_BLE in self.states(x_BLE, position_BL, mask_BLK, condition_BE=condition_BE, cache=cache):
+            x_BLE = state_BLE
+        out: Tensor = self.norm(x_BLE)
+        return out
+
+    def states(
+        self,
+        x_BLE: Tensor,
+        position_BL: Tensor,
+        mask_BLK: Tensor,
+        *,
+        condition_BE: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Iterator[Tensor]:
+        """What every block gives, [B, L, E], one after the other: who needs an early one runs no further.
+
+        The arguments are those of `forward`, which is the norm of the last.
+        """
         assert (condition_BE is not None) == self.config.adaptive
         angles = rotation(position_BL, self.config.width // self.config.heads)
         for layer, block in enumerate(self.blocks):
             x_BLE = block(x_BLE, angles, mask_BLK, condition_BE=condition_BE, cache=cache, layer=layer)
-        out: Tensor = self.norm(x_BLE)
-        return out
+            yield x_BLE
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:

@@ -12,7 +12,7 @@ from tokenizers_mm.api import Batch, Tokens
 from tokenizers_mm.autoencoder import build_autoencoder
 from tokenizers_mm.data.shapes import Shapes
 from tokenizers_mm.data.sources import ImageArrays, draws_for
-from tokenizers_mm.objective import ReconstructionObjective
+from tokenizers_mm.objective import TokenizerObjective
 
 
 class Step(nn.Module):
@@ -36,7 +36,7 @@ def tokenizer_and_loss():
     recipe = load_recipe("shapes_fsq")
     images = ImageArrays(Shapes(recipe.train.batch_size, 0).images)
     batch = images.batch(draws_for(len(images), 0, 0, len(images)))
-    return ReconstructionObjective(build_autoencoder(recipe.model), recipe.objective), lambda m: m(batch).terms
+    return TokenizerObjective(build_autoencoder(recipe.model), recipe.objective), lambda m: m(batch).terms
 
 
 def generator_and_loss():

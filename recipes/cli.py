@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from recipes.compare.command import compare
+from recipes.run_folder import resolve
+
 app = typer.Typer(
     help="Image tokenizers and the backbones that consume them: train, measure, store, sample.",
     no_args_is_help=True,
@@ -57,30 +60,79 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder: result, history, pictures, checkpoints.")],
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override: path.to.key=value (repeatable).")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Fine-tune this tokenizer instead of building the recipe's model.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Leave this as it is: encoder, decoder or semantic (repeatable).")
+    ] = None,
 ) -> None:
     """Train a tokenizer or a generator. Several processes: `accelerate launch -m recipes.cli train ...`."""
     from recipes.recipe import load_recipe
     from recipes.train import run
 
-    print(f"saved {run(load_recipe(recipe, assign), out, resume=resume)}")
+    given = list(assign or [])
+    if start is not None:
+        given += ["model=null", f"start={start}"]
+    if freeze:
+        given.append(f"freeze=[{', '.join(freeze)}]")
+    print(f"saved {run(load_recipe(recipe, given), out, resume=resume)}")
 
 
 @app.command("eval")
 def evaluate_command(
     tokenizer: TokenizerSource,
-    images: Annotated[str, typer.Argument(help="Image folder, or `photos`: the held-out photographs.")],
+    images: Annotated[str, typer.Argument(help="Image folder, or held-out photos, emoji or fashion-mnist.")],
     size: Size = None,
+    preset: Annotated[
+        str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
+    ] = "default",
     perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
+    fd: Annotated[
+        str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL, open_clip:NAME/TAG.")
+    ] = None,
+    fd_size: Annotated[int | None, typer.Option(min=1, help="Side that its network sees.")] = None,
+    fd_weights: Annotated[Path | None, typer.Option(help="File with its network's weights.")] = None,
+    train: Annotated[str | None, typer.Option(help="Other real images: floor of --fd, model of --bits.")] = None,
+    probe: Annotated[
+        str | None, typer.Option(help="Linear probe, k-NN: emoji, fashion-mnist or a labelled folder.")
+    ] = None,
+    zero_shot: Annotated[str | None, typer.Option(help="Zero-shot by the text tower on such images.")] = None,
+    probe_limit: Annotated[int | None, typer.Option(min=1, help="Use so many labelled images.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="Cosine to lite0, timm:MODEL, open_clip:NAME/TAG.")] = None,
+    bits: Annotated[bool, typer.Option("--bits", help="Effective bits under a small autoregressive model.")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Images per second and peak memory.")] = False,
+    domain: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, measured apart (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
-    """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL."""
-    from recipes.evaluate import evaluate_images
+    """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL; and more."""
+    from recipes.evaluate import Extras, evaluate_images, named_folders
 
-    result = evaluate_images(
-        resolve(Path(tokenizer), "tokenizer"), images, size=size, perceptual_name=perceptual, limit=limit
+    extras = Extras(
+        frechet=fd,
+        frechet_size=fd_size,
+        frechet_weights=fd_weights,
+        train=train,
+        probe=probe,
+        probe_limit=probe_limit,
+        zero_shot=zero_shot,
+        teacher=teacher,
+        effective_bits=bits,
+        speed=speed,
+        domains=named_folders(domain or []),
     )
-    console.print(result.table(str(tokenizer)))
+    result = evaluate_images(
+        resolve(Path(tokenizer), "tokenizer"),
+        images,
+        size=size,
+        perceptual_name=perceptual,
+        limit=limit,
+        preset_name=preset,
+        extras=extras,
+    )
+    for title, part in {str(tokenizer): result, **result.domains}.items():
+        console.print(part.table(title))
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(result.to_json() + "\n")
@@ -95,8 +147,12 @@ def encode(
     batch_size: Annotated[int, typer.Option(help="Images per encoder call.")] = 32,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1024,
 ) -> None:
-    """Encode an image folder into a token store; bad images are listed, a second run adds what is missing."""
+    """Encode an image folder into a token store; bad images are listed, a second run adds what is missing.
+
+    Tokenizers that take images of one size only get that size where none is given.
+    """
     from tokenizers_mm import fingerprint, load
+    from tokenizers_mm.checkpoints.kinds import only_side
     from tokenizers_mm.data.encode import encode_folder
     from tokenizers_mm.data.images import Preprocess
 
@@ -108,7 +164,7 @@ def encode(
             fingerprint(model),
             images,
             out,
-            preprocess=Preprocess(size, model.downsampling),
+            preprocess=Preprocess(size or only_side(model), model.downsampling),
             batch_size=batch_size,
             shard_size=shard_size,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
@@ -187,15 +243,18 @@ def sample(
 
 @app.command()
 def data(
-    name: Annotated[str, typer.Argument(help="shapes (captioned shapes) or photos (the bundled photographs).")],
+    name: Annotated[str, typer.Argument(help="emoji, fashion-mnist, photos, shapes or words.")],
     out: Annotated[Path, typer.Option(help="Image folder to write.")],
-    count: Annotated[int, typer.Option(help="Number of shapes.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Random seed of the shapes.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Height in pixels; default: 128 for emoji, else 32.")] = None,
+    count: Annotated[int, typer.Option(help="Number of shapes or words.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed of the shapes or words.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Where its files are; default: packages'.")] = None,
 ) -> None:
-    """Write a data set that needs no download as an image folder."""
+    """Write a data set that needs no hub as an image folder with captions.jsonl, in train/ and a held-out part."""
     from recipes.datasets import write_dataset
 
-    print(f"wrote {write_dataset(name, out, count=count, seed=seed)} images to {out}")
+    written = write_dataset(name, out, size=size, count=count, seed=seed, source=folder)
+    print(f"wrote {written} images to {out}")
 
 
 @app.command()
@@ -209,9 +268,7 @@ def demo(
     print(f"open {run_demo(out, quick=quick)}")
 
 
-def resolve(folder: Path, part: str) -> Path:
-    """The tokenizer/ or generator/ folder of a run folder; any other path or name as it is."""
-    return folder / part if (folder / part / "config.json").exists() else folder
+app.command()(compare)
 
 
 if __name__ == "__main__":

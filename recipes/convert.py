@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
+from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.config import ConfigError, override
 
 LAYOUTS = ("tokenizers-mm", "diffusers")
@@ -21,18 +22,20 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
         raise ConfigError(f"--to {to}: expected one of {', '.join(LAYOUTS)}")
     tokenizer = load(source, config=override({}, assign), **given)
     if to == "diffusers":
+        if not isinstance(tokenizer, Autoencoder):
+            raise ConfigError(f"--to diffusers: {source} is a {type(tokenizer).__name__}, which has no layout there")
         to_diffusers(tokenizer, out)
     else:
         save(tokenizer, out, card=True)
     return f"{describe(tokenizer)}\nwrote {out}"
 
 
-def describe(tokenizer: Autoencoder) -> str:
+def describe(tokenizer: Model) -> str:
     """Family, licence, tokens and what was left aside, a line each."""
     spec, origin = tokenizer.spec, tokenizer.origin
     tokens = f"codes of {' x '.join(map(str, dict.fromkeys(spec.codes)))}" if spec.discrete else f"{spec.dim} channels"
     lines = [
-        f"{sum(p.numel() for p in tokenizer.parameters()) / 1e6:.1f} M parameters; an image of "
+        f"{sum(v.numel() for v in tokenizer.state_dict().values()) / 1e6:.1f} M parameters; an image of "
         f"{spec.image_size[0]} x {spec.image_size[1]} becomes {spec.length} positions: {tokens}"
     ]
     if origin is not None:

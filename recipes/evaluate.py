@@ -1,57 +1,172 @@
-"""Measure a saved tokenizer on an image folder or on the held-out photographs."""
+"""Measure a saved tokenizer: reconstruction and information, and what else is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
+from recipes.effective_bits import effective_bits
+from recipes.image_sets import ImageSet, image_set, probe_data
 from tokenizers_mm.checkpoints import load
-from tokenizers_mm.data.images import Preprocess, decode, find_images, to_tensor
-from tokenizers_mm.data.photos import heldout_photos
+from tokenizers_mm.checkpoints.kinds import Model, only_side
+from tokenizers_mm.data.images import Preprocess, to_tensor
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.evaluate import Evaluation, evaluate
-from tokenizers_mm.measure.protocol import Protocol
+from tokenizers_mm.measure.extractors import extractor
+from tokenizers_mm.measure.presets import Preset, preset
+from tokenizers_mm.measure.probing import probe_figures, teacher_figures, zero_shot_figures
+from tokenizers_mm.measure.protocol import Measurement
+from tokenizers_mm.towers.tower import TowerConfig, build_tower
 
-PHOTOS = "photos"
+__all__ = ["Extras", "evaluate_images", "named_folders"]
+
+_TEACHER_IMAGES, _BITS_IMAGES = 512, 4000
+_BATCH_PIXELS = 2**18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What to measure beside reconstruction and information.
+
+    frechet          extractor of a Frechet distance (see `measure.extractors`); inception is the preset's own
+    frechet_size     side that the extractor sees; frechet_weights  file with its weights
+    train            other real images, for the distance's floor and for the model behind effective bits; default: the
+                     training part of a named set
+    probe            labelled images for linear probe and nearest neighbours; probe_limit  so many of each part
+    zero_shot        labelled images that a text tower tells by the names of their classes
+    teacher          tower that the features are compared with
+    effective_bits   train a small autoregressive model on the tokens
+    speed            images per second and peak memory
+    domains          name -> image folder: sets that are measured apart
+    """
+
+    frechet: str | None = None
+    frechet_size: int | None = None
+    frechet_weights: Path | None = None
+    train: str | None = None
+    probe: str | None = None
+    probe_limit: int | None = None
+    zero_shot: str | None = None
+    teacher: str | None = None
+    effective_bits: bool = False
+    speed: bool = False
+    domains: dict[str, str] = field(default_factory=dict)
 
 
 def evaluate_images(
-    tokenizer: Path,
+    tokenizer: str | Path | Model,
     images: str,
     *,
     size: int | None = None,
     perceptual_name: str = "none",
     limit: int | None = None,
+    preset_name: str = "default",
+    extras: Extras | None = None,
+    device: str = "cpu",
 ) -> Evaluation:
-    """Measure the tokenizer in a folder.
+    """Measure the tokenizer in a folder, or any other that `load` takes, or one that is loaded.
 
-    images  an image folder, or "photos" for the two held-out photographs
+    images  an image folder; "photos", the two held-out photographs; "emoji" or "fashion-mnist", their held-out parts
     size    resize the shorter side to this and crop the centre; None: native size, padded to whole positions
+    preset_name  whose conventions to follow: default, adm, torch-fidelity, seed, bsq-vit
+    extras  more to measure; the domains are measured like `images` and stand in `Evaluation.domains`
     """
-    model = load(tokenizer)
-    network = None if perceptual_name == "none" else perceptual(perceptual_name)
-    preprocess = None if size is None else Preprocess(size, model.downsampling)
-    protocol = Protocol(
-        reference="photographs of scikit-learn, held out" if images == PHOTOS else Path(images).name,
-        resize="none" if size is None else f"shorter side to {size}, bicubic, antialiased",
-        crop="none" if size is None else f"centre {size} x {size}",
-    )
-    batches = (_prepared(pixels, preprocess) for pixels in islice(_pixels(images), limit))
-    return evaluate(model, batches, protocol=protocol, perceptual=network, pad=True)
+    extras, how = extras or Extras(), preset(preset_name)
+    model = (load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer).to(device).eval()
+    run = _Run(model, how, size or only_side(model), limit, device)
+    chosen = image_set(images)
+    network = None if perceptual_name == "none" else perceptual(perceptual_name).to(device)
+    frechet = None if extras.frechet is None else _extractor(extras, how).to(device)
+    others = chosen.others() if extras.train is None else image_set(extras.train, "train")
+
+    def measured(images: ImageSet, others: ImageSet | None) -> Evaluation:
+        more = run.batches(others) if frechet is not None and others is not None else ()
+        return evaluate(
+            model,
+            run.batches(images),
+            protocol=how.protocol(images.title, run.size),
+            perceptual=network,
+            extractor=frechet,
+            others=more,
+            pad=True,
+            speed=extras.speed,
+            device=device,
+        )
+
+    result = measured(chosen, others).plus(run.extra_figures(chosen, others, extras))
+    domains = {name: measured(image_set(folder), None) for name, folder in extras.domains.items()}
+    return replace(result, domains=domains)
 
 
-def _pixels(images: str) -> Iterator[NDArray[np.uint8]]:
-    if images == PHOTOS:
-        yield from heldout_photos().values()
-        return
-    for path in find_images(Path(images)):
-        yield decode(path)
+class _Run:
+    """One tokenizer and how it gets its images."""
+
+    def __init__(self, model: Model, how: Preset, size: int | None, limit: int | None, device: str) -> None:
+        self.model, self.how, self.size, self.limit, self.device = model, how, size, limit, device
+        if size is not None:
+            Preprocess(size, model.downsampling)  # refuses sizes the tokenizer cannot take
+
+    def batches(self, images: ImageSet, limit: int | None = None) -> Iterator[Tensor]:
+        """Batches of neighbours of one size; native sizes differ."""
+        waiting: list[Tensor] = []
+        for pixels in images.pixels(self.side, limit or self.limit):
+            image_CHW = to_tensor(pixels if self.size is None else self.how(pixels, self.size))
+            if waiting and (image_CHW.shape != waiting[0].shape or len(waiting) == _batch_size(waiting[0])):
+                yield torch.stack(waiting)
+                waiting = []
+            waiting.append(image_CHW)
+        if waiting:
+            yield torch.stack(waiting)
+
+    @property
+    def side(self) -> int:
+        """Of images that are made for a size, and of those of probes."""
+        return self.size or self.model.spec.image_size[0]
+
+    def extra_figures(self, images: ImageSet, others: ImageSet | None, extras: Extras) -> Iterator[Measurement]:
+        """Figures beside those of `evaluate`."""
+        protocol, device = self.how.protocol(images.title, self.size), self.device
+        if extras.effective_bits:
+            if others is None:
+                raise ValueError(f"effective bits: {images.title} has no training part; give one with --train")
+            train, test = (self.batches(part, self.limit or _BITS_IMAGES) for part in (others, images))
+            yield from effective_bits(self.model, train, test, device=device).measurements(protocol)
+        if extras.teacher is not None:
+            teacher = build_tower(TowerConfig(name=extras.teacher)).to(device)
+            few = list(self.batches(images, self.limit or _TEACHER_IMAGES))
+            yield from teacher_figures(self.model, teacher, few, protocol, device)
+        if extras.probe is not None:
+            data = probe_data(extras.probe, self.side, extras.probe_limit)
+            yield from probe_figures(self.model, data, self._as_labelled(data.name), device)
+        if extras.zero_shot is not None:
+            data = probe_data(extras.zero_shot, self.side, extras.probe_limit)
+            yield from zero_shot_figures(self.model, data, self._as_labelled(data.name), device=device)
+
+    def _as_labelled(self, name: str) -> Any:
+        """Labelled images are prepared by the default's rules whatever the preset."""
+        return preset("default").protocol(name, self.side)
 
 
-def _prepared(pixels: NDArray[np.uint8], preprocess: Preprocess | None) -> Tensor:
-    return to_tensor(pixels if preprocess is None else preprocess(pixels))[None]
+def _batch_size(image_CHW: Tensor) -> int:
+    """Images at once: many small ones, few large ones."""
+    return max(1, min(64, _BATCH_PIXELS // (image_CHW.shape[1] * image_CHW.shape[2])))
+
+
+def named_folders(assignments: list[str]) -> dict[str, str]:
+    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
+    parts = [assignment.partition("=") for assignment in assignments]
+    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
+    if wrong or len({name for name, _, _ in parts}) < len(parts):
+        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
+    return {name: folder for name, _, folder in parts}
+
+
+def _extractor(extras: Extras, how: Preset) -> Any:
+    assert extras.frechet is not None
+    name = how.inception if extras.frechet == "inception" else extras.frechet
+    return extractor(name, weights=extras.frechet_weights, input_size=extras.frechet_size)

@@ -4,95 +4,71 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
-
-from pydantic import Field
+from typing import Any, Literal, get_type_hints
 
 import backbones
 import quantizers
+from recipes.data import ImageData
 from tokenizers_mm.autoencoder import AutoencoderConfig
 from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
-from tokenizers_mm.data.photos import training_photos
-from tokenizers_mm.data.shapes import Shapes
-from tokenizers_mm.data.sources import ImageArrays, ImageFolder, RandomCrops, Source
 from tokenizers_mm.objective import ObjectiveConfig
+from tokenizers_mm.objective.freeze import Part
+from tokenizers_mm.semantic_head import SemanticConfig
 from tokenizers_mm.train import TrainConfig
 
 _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoCrops:
-    """Random crops of the photographs inside the scikit-image wheel, reduced or enlarged first up to so many times."""
-
-    kind: Literal["photos"] = "photos"
-    crop: int = 64
-    max_downscale: int = 3
-    max_upscale: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no crop can have."""
-        _require_positive(self, "crop", "max_downscale", "max_upscale")
-
-    def source(self) -> Source:
-        """Build the source."""
-        return RandomCrops(
-            list(training_photos().values()), self.crop, max_downscale=self.max_downscale, max_upscale=self.max_upscale
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeImages:
-    """Captioned shapes, made on the fly."""
-
-    kind: Literal["shapes"] = "shapes"
-    count: int = 8000
-    seed: int = 0
-    image_size: int = 32
-
-    def __post_init__(self) -> None:
-        """Refuse an empty data set."""
-        _require_positive(self, "count", "image_size")
-
-    def source(self) -> Source:
-        """Build the source."""
-        return ImageArrays(Shapes(self.count, self.seed, "train", image_size=self.image_size).images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderImages:
-    """Your own jpg, png and webp files: shorter side resized to `size`, then a random square crop of it."""
-
-    path: str
-    size: int
-    kind: Literal["folder"] = "folder"
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse a size that no image can have."""
-        _require_positive(self, "size")
-
-    def source(self) -> Source:
-        """Build the source; `ValueError` for a folder without images."""
-        return ImageFolder(Path(self.path), self.size, flip=self.flip)
-
-
-ImageData = Annotated[PhotoCrops | ShapeImages | FolderImages, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
-    """Train a tokenizer on images."""
+    """Train a tokenizer on images.
 
-    model: AutoencoderConfig
+    model     what to build; start  instead: a run folder, or anything `tokenizers_mm.load` takes, to go on from
+    semantic  with start: a new semantic head for that tokenizer (TokLIP), in place of one that it may have
+    freeze    parts that stay as they are: encoder (everything up to the tokens), decoder, semantic
+    cache_features  keep the teacher's features of every image in memory, computed once; for images that never change.
+              Large data has them in a token store instead (`data.features`)
+    """
+
     data: ImageData
     train: TrainConfig
+    model: AutoencoderConfig | None = None
+    start: str | None = None
+    semantic: SemanticConfig | None = None
+    freeze: tuple[Part, ...] = ()
+    cache_features: bool = False
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     kind: Literal["tokenizer"] = "tokenizer"
 
     def __post_init__(self) -> None:
-        """Refuse a bottleneck that cannot be built before anything is read or written."""
-        build(quantizers.KINDS, self.model.bottleneck, "model.bottleneck")
+        """Refuse what cannot be built before anything is read or written."""
+        if (self.model is None) == (self.start is None):
+            raise ValueError("model, start: give one of them, what to build or a tokenizer to go on from")
+        if self.semantic is not None and self.start is None:
+            raise ValueError("semantic: a new head for a tokenizer to go on from; in a model it is model.semantic")
+        if self.model is not None:
+            build(quantizers.KINDS, self.model.bottleneck, "model.bottleneck")
+        if self.objective.text and self.train.accumulate > 1:
+            raise ValueError(
+                f"train.accumulate={self.train.accumulate}: the contrast of objective.text compares all images of a "
+                "batch, and micro-batches do not see each other; set accumulate to 1, and use more processes"
+            )
+        teachers = [t for t in (self.objective.alignment, self.objective.distillation) if t is not None]
+        if self.cache_features and not teachers:
+            raise ValueError("cache_features=True: the objective has no teacher; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedRecipe:
+    """A semantic and a perceptual tokenizer side by side, see `tokenizers_mm.fused`.
+
+    semantic, perceptual  a recipe, trained in a folder of that name, or anything `tokenizers_mm.load` takes
+    """
+
+    semantic: TokenizerRecipe | str
+    perceptual: TokenizerRecipe | str
+    how: Literal["channel", "sequence"] = "channel"
+    kind: Literal["fused"] = "fused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +94,7 @@ class GeneratorRecipe:
         object.__setattr__(self, "model", {"kind": kind} | asdict(config))
 
 
-Recipe = TokenizerRecipe | GeneratorRecipe
+Recipe = TokenizerRecipe | FusedRecipe | GeneratorRecipe
 
 
 def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
@@ -128,7 +104,11 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
     """
     path = find_recipe(name)
     data = override(read_yaml(path), assignments or [])
-    schemas: dict[str, type[Recipe]] = {"tokenizer": TokenizerRecipe, "generator": GeneratorRecipe}
+    schemas: dict[str, type[Recipe]] = {
+        "tokenizer": TokenizerRecipe,
+        "fused": FusedRecipe,
+        "generator": GeneratorRecipe,
+    }
     kind = str(data.get("kind"))
     if kind not in schemas:
         raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(schemas)}")
@@ -138,7 +118,7 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
 def find_recipe(name: str) -> Path:
     """Path of a recipe file; names without a folder are looked up among the packaged ones."""
     path = Path(name)
-    if path.exists() or path.suffix in (".yaml", ".yml"):
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
         return path
     known = packaged_recipes()
     if name not in known:
@@ -147,13 +127,9 @@ def find_recipe(name: str) -> Path:
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with the package."""
+    """Name -> file of every recipe that comes with the package; those in a folder of their own keep its name."""
     return {
-        path.stem: path for folder in ("tokenizers", "systems") for path in sorted((_FOLDER / folder).glob("*.yaml"))
+        path.relative_to(_FOLDER / folder).with_suffix("").as_posix(): path
+        for folder in ("tokenizers", "systems")
+        for path in sorted((_FOLDER / folder).rglob("*.yaml"))
     }
-
-
-def _require_positive(data: object, *names: str) -> None:
-    for name in names:
-        if getattr(data, name) < 1:
-            raise ValueError(f"{name}={getattr(data, name)}: expected at least 1")

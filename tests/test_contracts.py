@@ -13,11 +13,28 @@ from torch.nn.functional import interpolate
 
 import backbones
 import quantizers
-from tokenizers_mm import AutoencoderConfig, Batch, Generator, Tokenizer, Tokens, TokenSpec, build_autoencoder
+from tokenizers_mm import (
+    AutoencoderConfig,
+    Batch,
+    Fused,
+    Generator,
+    Tokenizer,
+    Tokens,
+    TokenSpec,
+    Tower,
+    TowerConfig,
+    build_autoencoder,
+    build_tower,
+    semantics_of,
+)
 from tokenizers_mm.config import build
 from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.store import Row, StoreWriter, TokenDataset
+from tokenizers_mm.nets import QueryConfig, ViTConfig
 from tokenizers_mm.nets.conv import ConvConfig
+from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.semantic_head import SemanticConfig
+from tokenizers_mm.towers import EncodeOnly, WordsConfig
 
 # Small constructor options of every kind.
 QUANTIZERS = {
@@ -442,19 +459,58 @@ def image_of(height=16, width=16, batch=3):
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(height + 3 * width)) * 2 - 1
 
 
-@pytest.fixture(params=[*CASES, None], ids=[*NAMES, "foreign"])
+CONV = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
+SMALL = Size(width=16, depth=1, heads=2)
+FSQ, VQ, GAUSSIAN = (
+    {"kind": "fsq", "levels": [8, 5]},
+    {"kind": "vq", "size": 24, "dim": 4},
+    {"kind": "gaussian", "dim": 3},
+)
+HEAD = SemanticConfig(dim=8, depth=1, heads=2, text=WordsConfig(width=8, depth=1, heads=2, buckets=64))
+# Everything that is no conv net around a quantizer alone.
+OTHERS = {
+    "foreign": lambda: CellMeans(),
+    "head": lambda: autoencoder_of(FSQ, semantic=HEAD),
+    "tower": lambda: tower_of(),
+    "vit": lambda: autoencoder_of(GAUSSIAN, ViTConfig(patch=4, encoder=SMALL)),
+    "query": lambda: autoencoder_of(VQ, QueryConfig(patch=4, tokens=5, encoder=SMALL)),
+    "nested": lambda: autoencoder_of(GAUSSIAN, QueryConfig(patch=4, tokens=5, encoder=SMALL, nested=True)),
+    "channel codes": lambda: Fused(autoencoder_of(VQ, semantic=HEAD), autoencoder_of(FSQ)),
+    "channel latents": lambda: Fused(tower_of(), autoencoder_of(GAUSSIAN)),
+    "sequence codes": lambda: Fused(autoencoder_of(VQ), autoencoder_of(FSQ), "sequence"),
+    "sequence latents": lambda: Fused(tower_of(), autoencoder_of(GAUSSIAN), "sequence"),
+}
+
+
+@pytest.fixture(params=[*CASES, *OTHERS], ids=[*NAMES, *(name.replace(" ", "-") for name in OTHERS)])
 def tokenizer(request):
-    return CellMeans() if request.param is None else autoencoder_of(request.param)
+    return OTHERS[request.param]() if isinstance(request.param, str) else autoencoder_of(request.param)
 
 
-def autoencoder_of(options):
+def autoencoder_of(options, net=CONV, **more):
     """A small autoencoder after two training batches, calibrated."""
-    net = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
-    model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=options, net=net))
+    model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=options, net=net, **more))
     for _ in range(2):
         model(image_of(batch=8))
-    model.eval().calibrate([image_of(batch=8), image_of(32, 16, batch=4)])
+    other = image_of(32, 16, batch=4) if model.spec.order == "raster" else image_of(batch=4)
+    model.eval().calibrate([image_of(batch=8), other])
     return model
+
+
+def tower_of():
+    """A tower of four positions a side for images of 16 pixels, which its network sees four times as large."""
+    tower = build_tower(TowerConfig(name="timm:test_vit", image_size=16, input_size=64), random_init=True)
+    tower.calibrate([image_of(batch=8)])
+    return tower
+
+
+def only_encodes(tokenizer):
+    return isinstance(tokenizer, Tower)
+
+
+def takes_one_size(tokenizer):
+    inside = [getattr(tokenizer, name, None) for name in ("semantic", "perceptual")]
+    return tokenizer.spec.order != "raster" or any(isinstance(part, Tower) for part in (tokenizer, *inside))
 
 
 def test_tokenizer_keeps_the_protocol(tokenizer):
@@ -467,26 +523,46 @@ def test_tokenizer_keeps_the_protocol(tokenizer):
     vectors = tokenizer.embed(tokens)
     assert vectors.shape == (3, tokenizer.spec.length, tokenizer.spec.dim)
     assert vectors.is_floating_point()
-    assert torch.equal(tokenizer.decode(tokens), tokenizer.decode(tokens))
+    if only_encodes(tokenizer):
+        with pytest.raises(EncodeOnly, match="only encodes"):
+            tokenizer.decode(tokens)
+    else:
+        assert torch.equal(tokenizer.decode(tokens), tokenizer.decode(tokens))
+
+
+def test_tokenizers_say_what_they_know(tokenizer):
+    image = image_of()
+    semantics = semantics_of(tokenizer, image)
+    assert len(semantics) == 3
+    assert all(bool(torch.isfinite(value).all()) for value in (semantics.patch_BND, semantics.pooled_BD))
+    alone = semantics_of(tokenizer, image[1:2])
+    torch.testing.assert_close(alone.pooled_BD, semantics.pooled_BD[1:2], atol=1e-4, rtol=1e-4)
+    assert alone.grid == semantics.grid
+    if hasattr(tokenizer, "token_semantics"):
+        read = tokenizer.token_semantics(tokenizer.encode(image))
+        assert len(read) == 3
+        if not isinstance(getattr(tokenizer, "semantic", None), Tower):  # a tower reads images, not its tokens
+            assert torch.equal(read.pooled_BD, semantics.pooled_BD)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (4, 4), (8, 20), (36, 12)])
 def test_any_multiple_of_the_downsampling_goes_there_and_back(tokenizer, size):
-    if tokenizer.spec.order == "scales" and size != tokenizer.spec.image_size:
-        with pytest.raises(ValueError, match=rf"\({size[0]}, {size[1]}\): this tokenizer takes \(16, 16\) only"):
+    if takes_one_size(tokenizer) and size != tokenizer.spec.image_size:
+        with pytest.raises(ValueError, match=r"takes \(16, 16\) only|was built for images of \(16, 16\)"):
             tokenizer.encode(image_of(*size))
         return
     tokens = tokenizer.encode(image_of(*size)).check(tokenizer.spec)
     finest = tokens.grid[-1] if tokenizer.spec.order == "scales" else tokens.grid
     assert tokens.grid == tokenizer.spec.resized(size).grid
-    assert finest == (size[0] // 4, size[1] // 4)
-    assert tokenizer.decode(tokens).shape == (3, 3, *size)
+    assert finest == ((size[0] // 4, size[1] // 4) if len(finest) == 2 else (5,))
+    if not only_encodes(tokenizer):
+        assert tokenizer.decode(tokens).shape == (3, 3, *size)
 
 
 @pytest.mark.parametrize("size", [(18, 16), (16, 17), (2, 16)])
 def test_other_sizes_are_refused(tokenizer, size):
-    one_size = tokenizer.spec.order == "scales"
-    refusal = r"takes \(16, 16\) only" if one_size else r"is not a multiple of the downsampling 4.*pad_to_multiple"
+    one_size = r"takes \(16, 16\) only|was built for images of \(16, 16\)"
+    refusal = one_size if takes_one_size(tokenizer) else r"is not a multiple of the downsampling 4.*pad_to_multiple"
     with pytest.raises(ValueError, match=refusal):
         tokenizer.encode(image_of(*size))
 

@@ -8,8 +8,9 @@ Shape letters: B batch, C channels, H and W pixels, h and w positions per side, 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import torch
@@ -18,61 +19,17 @@ from torch import Tensor, nn
 
 import quantizers
 from quantizers import Gaussian, MultiScale, Quantized, Quantizer
-from tokenizers_mm.api import Tokens, TokenSpec
+from tokenizers_mm.api import Tokens
+from tokenizers_mm.autoencoder_config import AutoencoderConfig as AutoencoderConfig
+from tokenizers_mm.autoencoder_config import encoder_channels, spec_of
 from tokenizers_mm.config import build
+from tokenizers_mm.grids import Grid, as_map, stacked, unstacked
 from tokenizers_mm.hub_mixin import HubMixin
-from tokenizers_mm.nets import ConvConfig, NetConfig, build_nets
+from tokenizers_mm.nets import FlowDecoder, QueryConfig, build_nets
 from tokenizers_mm.nets.precision import run
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """A tokenizer made of an encoder, a bottleneck and a decoder.
-
-    image_size       (height, width) its spec is stated for; any multiple of the downsampling works, unless the
-                     bottleneck is multi-scale: its finest scale takes one size
-    bottleneck       {"kind": one of quantizers.KINDS, **its constructor arguments}
-    net              the encoder-decoder, see `tokenizers_mm.nets`
-    z_channels       width between the nets and the convolutions around the bottleneck
-    quant_conv       kernel of the convolution before the bottleneck; 0 has none, and then the widths must agree
-    post_quant_conv  kernel of the one after it (default: the same)
-    linear           adds a linear code of each downsampling x downsampling patch beside both nets, as JPEG has; with
-                     `linear_start.start_linear` training begins at the best linear code instead of finding it slowly
-    pixel_mean, pixel_std  what the nets see is (p - mean) / std of pixels p in [0, 1], one number or one per channel;
-                     tokenizers take and give [-1, 1] whatever this says
-    latent_patch     positions per side whose channels are stacked (channel, row, column) into one latent, after the
-                     bottleneck (FLUX.2: 2); continuous bottlenecks only
-    latent_positions statistics of the latents for every position of image_size, not for every channel alone
-    """
-
-    image_size: tuple[int, int]
-    bottleneck: dict[str, Any]
-    net: NetConfig = field(default_factory=ConvConfig)
-    z_channels: int = 4
-    quant_conv: int = 1
-    post_quant_conv: int | None = None
-    linear: bool = False
-    pixel_mean: tuple[float, ...] = (0.5,)
-    pixel_std: tuple[float, ...] = (0.5,)
-    latent_patch: int = 1
-    latent_positions: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse kernels without a centre, pixels that cannot be normalised, and patches below 1."""
-        for name in ("quant_conv", "post_quant_conv"):
-            kernel = getattr(self, name)
-            if kernel is not None and kernel != 0 and (kernel < 0 or kernel % 2 == 0):
-                raise ValueError(f"{name}={kernel}: expected an odd kernel, or 0 for no convolution")
-        for name in ("pixel_mean", "pixel_std"):
-            if len(getattr(self, name)) not in (1, self.net.image_channels):
-                raise ValueError(f"{name}={getattr(self, name)}: expected 1 or {self.net.image_channels} numbers")
-        if min(self.pixel_std) <= 0 or self.latent_patch < 1:
-            raise ValueError(f"pixel_std={self.pixel_std}, latent_patch={self.latent_patch}: expected positive numbers")
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels per position, along each side."""
-        return self.net.downsampling * self.latent_patch
+from tokenizers_mm.nets.query import prefix_lengths
+from tokenizers_mm.semantic_head import SemanticHead, mean_semantics
+from tokenizers_mm.semantics import Semantics
 
 
 class Autoencoder(nn.Module, HubMixin):
@@ -88,13 +45,18 @@ class Autoencoder(nn.Module, HubMixin):
     latent_std_D: Tensor
 
     def __init__(
-        self, config: AutoencoderConfig, encoder: nn.Module, bottleneck: Quantizer, decoder: nn.Module
+        self,
+        config: AutoencoderConfig,
+        encoder: nn.Module,
+        bottleneck: Quantizer,
+        decoder: nn.Module,
+        semantic: SemanticHead | None = None,
     ) -> None:
         super().__init__()
         self.config, self.downsampling = config, config.downsampling
-        self.spec = _spec_of(bottleneck, config)
+        self.spec = spec_of(bottleneck, config)
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
-        z, z_in = config.z_channels, _encoder_channels(config, bottleneck)
+        z, z_in = config.z_channels, encoder_channels(config, bottleneck)
         post = config.quant_conv if config.post_quant_conv is None else config.post_quant_conv
         self.quant_conv = _convolution(z_in, bottleneck.in_dim, config.quant_conv, f"z_channels={z}", bottleneck)
         self.post_quant_conv = _convolution(bottleneck.dim, z, post, f"z_channels={z}", bottleneck)
@@ -102,6 +64,13 @@ class Autoencoder(nn.Module, HubMixin):
             patch_channels = config.net.image_channels * config.net.downsampling**2
             self.linear_in = nn.Conv2d(patch_channels, bottleneck.in_dim, 1)
             self.linear_out = nn.Conv2d(bottleneck.dim, patch_channels, 1)
+        self.semantic = semantic
+        if config.noise and bottleneck.codes:
+            raise ValueError(
+                f"noise={config.noise}: bottleneck {bottleneck.kind} gives codes, not latents; set it to 0"
+            )
+        if self.spec.order == "nested":
+            self.mask_token_D = nn.Parameter(torch.randn(bottleneck.dim))
         if not bottleneck.codes:
             shape = (self.spec.length, self.spec.dim) if config.latent_positions else (self.spec.dim,)
             self.register_buffer("latent_mean_D", torch.zeros(shape))
@@ -109,9 +78,52 @@ class Autoencoder(nn.Module, HubMixin):
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Quantized]:
         """Training pass: reconstruction [B, C, H, W] and the bottleneck's output."""
+        quantized, grid = self.quantized(image_BCHW)
+        return self.pixels(quantized.z_BND, grid), quantized
+
+    def quantized(self, image_BCHW: Tensor) -> tuple[Quantized, Grid]:
+        """First half of a training pass: the bottleneck's output, and the grid that `pixels` takes with its vectors.
+
+        In training mode latents are noised (`noise`) and the last of nested tokens hidden, with torch's global random
+        numbers.
+        """
         h_BND, grid = self.features(image_BCHW)
         quantized: Quantized = self.bottleneck(h_BND)
-        return self.pixels(quantized.z_BND, grid), quantized
+        z_BND = quantized.z_BND
+        if self.training and self.config.noise:
+            z_BND = self._noised(z_BND, grid)
+        if self.training and isinstance(self.config.net, QueryConfig) and self.config.net.nested:
+            kept_B = prefix_lengths(len(z_BND), z_BND.shape[1], self.config.net.prefixes).to(z_BND.device)
+            hidden_BN = torch.arange(z_BND.shape[1], device=z_BND.device) >= kept_B[:, None]
+            z_BND = torch.where(hidden_BN[..., None], self.mask_token_D.to(z_BND.dtype), z_BND)
+        return replace(quantized, z_BND=z_BND), grid
+
+    @property
+    def generative(self) -> bool:
+        """True where the decoder is a flow: it learns from `velocity_loss`, and `pixels` samples with a fixed seed."""
+        return isinstance(self.decoder, FlowDecoder)
+
+    def velocity_loss(self, z_BND: Tensor, grid: Grid, image_BCHW: Tensor) -> Tensor:
+        """Scalar loss of a flow decoder (`generative`): what it is asked to paint, given the vectors of `quantized`."""
+        if not isinstance(self.decoder, FlowDecoder):
+            raise ValueError("velocity_loss: this decoder is no flow; compare `pixels` with the image instead")
+        latent_BDhw = run(self.post_quant_conv, self._decoder_map(z_BND, grid))
+        return self.decoder.velocity_loss(latent_BDhw, self._normalised(image_BCHW))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's weight next to the image, where adaptive loss weights are taken (VQGAN, arXiv 2012.09841)."""
+        weight: Tensor = self.decoder.last_layer  # type: ignore[assignment]
+        return weight
+
+    @property
+    def last_encoder_layer(self) -> Tensor:
+        """The last trainable weight before the bottleneck; `ValueError` where everything before it is frozen."""
+        for part in (self.quant_conv, self.encoder):
+            weights = [weight for weight in part.parameters() if weight.requires_grad and weight.ndim > 1]
+            if weights:
+                return weights[-1]
+        raise ValueError("last_encoder_layer: nothing before the bottleneck is trained; set quant_conv, or unfreeze it")
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor, *, sample: torch.Generator | None = None) -> Tokens:
@@ -135,6 +147,26 @@ class Autoencoder(nn.Module, HubMixin):
     def decode(self, tokens: Tokens) -> Tensor:
         """Images [B, C, H, W] of about [-1, 1], not clamped; the tokens' grid gives the size."""
         return self.pixels(*self.vectors(tokens))
+
+    @torch.no_grad()
+    def semantics(self, image_BCHW: Tensor) -> Semantics:
+        """What the tokens say about images in [-1, 1]: see `token_semantics`."""
+        return self.token_semantics(self.encode(image_BCHW))
+
+    @torch.no_grad()
+    def token_semantics(self, tokens: Tokens) -> Semantics:
+        """Features that the semantic head reads off tokens; without a head the vectors of `embed` and their mean."""
+        if self.semantic is None:
+            return mean_semantics(self.embed(tokens), tokens.grid)
+        semantics: Semantics = self.semantic(*self.vectors(tokens))
+        return semantics
+
+    @torch.no_grad()
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """Vectors [B, D] of captions in the space of pooled semantics; `ValueError` without a text encoder."""
+        if self.semantic is None:
+            raise ValueError("text_features: this tokenizer has no semantic head, and so no text encoder")
+        return self.semantic.text_features(captions)
 
     @torch.no_grad()
     def posterior(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,10 +214,10 @@ class Autoencoder(nn.Module, HubMixin):
         other.bottleneck = self.bottleneck.with_scales(scales)
         height, width = (side * self.config.net.downsampling for side in other.bottleneck.scales[-1])
         other.config = replace(self.config, image_size=(height, width), bottleneck=other.bottleneck.options())
-        other.spec = _spec_of(other.bottleneck, other.config)
+        other.spec = spec_of(other.bottleneck, other.config)
         return other
 
-    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, Grid]:
         """What the bottleneck receives, [B, N, in_dim], and its grid; `ValueError` for images it cannot take."""
         channels = self.config.net.image_channels
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != channels:
@@ -197,9 +229,10 @@ class Autoencoder(nn.Module, HubMixin):
         h_BChw = run(self.quant_conv, run(self.encoder, x_BCHW))
         if self.config.linear:
             h_BChw = h_BChw + run(self.linear_in, F.pixel_unshuffle(x_BCHW, self.config.net.downsampling))
-        return h_BChw.flatten(2).transpose(1, 2), (h_BChw.shape[2], h_BChw.shape[3])
+        grid = (h_BChw.shape[3],) if isinstance(self.config.net, QueryConfig) else tuple(h_BChw.shape[2:])
+        return h_BChw.flatten(2).transpose(1, 2), grid
 
-    def tokens_of(self, h_BND: Tensor, grid: tuple[int, int], *, sample: torch.Generator | None = None) -> Tokens:
+    def tokens_of(self, h_BND: Tensor, grid: Grid, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens of what `features` gave: the second half of `encode`."""
         if not bool(torch.isfinite(h_BND).all()):
             raise ValueError("image_BCHW gives NaN or Inf features: check the pixels (expected finite, in [-1, 1])")
@@ -209,29 +242,24 @@ class Autoencoder(nn.Module, HubMixin):
             codes_BNS = self.bottleneck.encode(h_BND)
             return Tokens(codes_BNS=codes_BNS, grid=self.spec.grid if self.spec.order == "scales" else grid)
         z_BND, grid = self._latents(h_BND, grid, sample)
-        self._check_positions(grid)
-        return Tokens(latents_BND=(z_BND - self.latent_mean_D) / self.latent_std_D, grid=grid)
+        mean, std = self._statistics(grid)
+        return Tokens(latents_BND=(z_BND - mean) / std, grid=grid)
 
-    def vectors(self, tokens: Tokens) -> tuple[Tensor, tuple[int, int]]:
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, Grid]:
         """What goes to the decoder, [B, N, dim], and its grid: the first half of `decode`."""
         if isinstance(self.bottleneck, MultiScale):
             if tokens.check(self.spec).grid != self.spec.grid:
                 raise ValueError(f"grid={tokens.grid}: this tokenizer decodes the scales {self.spec.grid}")
             return self.bottleneck.decode(tokens.data), self.bottleneck.scales[-1]
-        z_BND = self.embed(tokens)
-        if len(tokens.grid) != 2 or isinstance(tokens.grid[0], tuple):
-            raise ValueError(f"grid={tokens.grid}: this tokenizer decodes (rows, columns)")
-        rows, columns = tokens.grid
+        z_BND, grid = self.embed(tokens), self._decodable(tokens.grid)
         if self.spec.discrete:
-            return z_BND, (rows, columns)
-        self._check_positions((rows, columns))
-        z_BND, patch = z_BND.float() * self.latent_std_D + self.latent_mean_D, self.config.latent_patch
-        z_BDhw = F.pixel_shuffle(_map(z_BND, (rows, columns)), patch)
-        return z_BDhw.flatten(2).transpose(1, 2), (rows * patch, columns * patch)
+            return z_BND, grid
+        mean, std = self._statistics(grid)
+        return unstacked(z_BND.float() * std + mean, grid, self.config.latent_patch)
 
-    def pixels(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
         """Images [B, C, H, W] of the bottleneck's vectors: the second half of `decode`."""
-        z_BDhw = _map(z_BND, grid)
+        z_BDhw = self._decoder_map(z_BND, grid)
         x_BCHW = run(self.decoder, run(self.post_quant_conv, z_BDhw))
         if self.config.linear:
             x_BCHW = x_BCHW + F.pixel_shuffle(run(self.linear_out, z_BDhw), self.config.net.downsampling)
@@ -259,9 +287,7 @@ class Autoencoder(nn.Module, HubMixin):
             return (image_BCHW * std_C11 + mean_C11) * 2 - 1
         return ((image_BCHW + 1) / 2 - mean_C11) / std_C11
 
-    def _latents(
-        self, h_BND: Tensor, grid: tuple[int, int], sample: torch.Generator | None
-    ) -> tuple[Tensor, tuple[int, int]]:
+    def _latents(self, h_BND: Tensor, grid: Grid, sample: torch.Generator | None) -> tuple[Tensor, Grid]:
         """Latents [B, N, D] before normalisation, and their grid."""
         if sample is None:
             z_BND = self.bottleneck.encode(h_BND)
@@ -269,26 +295,50 @@ class Autoencoder(nn.Module, HubMixin):
             mean_BND, logvar_BND = self._gaussian().posterior(h_BND)
             noise_BND = torch.randn(mean_BND.shape, generator=sample, device=sample.device).to(mean_BND.device)
             z_BND = mean_BND + (0.5 * logvar_BND).exp() * noise_BND
-        z_BDhw = F.pixel_unshuffle(_map(z_BND, grid), self.config.latent_patch)
-        return z_BDhw.flatten(2).transpose(1, 2), (z_BDhw.shape[2], z_BDhw.shape[3])
+        return stacked(z_BND, grid, self.config.latent_patch)
+
+    def _noised(self, z_BND: Tensor, grid: Grid) -> Tensor:
+        """Noise added to each image's latents, of a deviation drawn up to `noise` times theirs."""
+        like_BND, latent_grid = stacked(z_BND.detach(), grid, self.config.latent_patch)
+        sigma_B11 = self.config.noise * torch.rand(len(z_BND), 1, 1, device=z_BND.device)
+        noise_BND = sigma_B11 * torch.randn_like(like_BND) * self._statistics(latent_grid)[1]
+        return z_BND + unstacked(noise_BND, latent_grid, self.config.latent_patch)[0]
+
+    def _decoder_map(self, z_BND: Tensor, grid: Grid) -> Tensor:
+        """Vectors as a map; the tokens that a prefix lacks are filled in."""
+        missing = self.spec.length - z_BND.shape[1] if self.spec.order == "nested" else 0
+        if missing:
+            mask_BND = self.mask_token_D.to(z_BND.dtype).expand(len(z_BND), missing, -1)
+            z_BND, grid = torch.cat([z_BND, mask_BND], 1), (self.spec.length,)
+        return as_map(z_BND, grid)
+
+    def _decodable(self, grid: tuple[Any, ...]) -> Grid:
+        """The grid, if this tokenizer decodes tokens of it."""
+        if self.spec.order == "raster" and len(grid) == 2 and not isinstance(grid[0], tuple):
+            return grid
+        if self.spec.order == "nested" and len(grid) == 1 and not isinstance(grid[0], tuple):
+            if 1 <= grid[0] <= self.spec.length:
+                return grid
+        elif self.spec.order != "raster" and grid == self.spec.grid:
+            return grid
+        takes = {"raster": "(rows, columns)", "nested": f"(1,) to {self.spec.grid}"}.get(
+            self.spec.order, self.spec.grid
+        )
+        raise ValueError(f"grid={grid}: this tokenizer decodes {takes}")
 
     def _gaussian(self) -> Gaussian:
         if not isinstance(self.bottleneck, Gaussian):
             raise ValueError(f"bottleneck {self.bottleneck.kind} has no posterior: only gaussian has")
         return self.bottleneck
 
-    def _check_positions(self, grid: tuple[int, int]) -> None:
-        if self.config.latent_positions and grid != self.spec.grid:
+    def _statistics(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of latents on this grid, [D], or [N, D] of every position."""
+        if not self.config.latent_positions:
+            return self.latent_mean_D, self.latent_std_D
+        prefix = self.spec.order == "nested" and grid[0] <= self.spec.length
+        if grid != self.spec.grid and not prefix:
             raise ValueError(f"grid={grid}: latent statistics are per position, of a grid of {self.spec.grid} only")
-
-
-def _map(z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, N, D] in raster order to [B, D, h, w]."""
-    return z_BND.transpose(1, 2).reshape(z_BND.shape[0], z_BND.shape[2], *grid)
-
-
-def _encoder_channels(config: AutoencoderConfig, bottleneck: Quantizer) -> int:
-    return config.z_channels * (2 if isinstance(bottleneck, Gaussian) else 1)
+        return self.latent_mean_D[: math.prod(grid)], self.latent_std_D[: math.prod(grid)]
 
 
 def _convolution(channels: int, out_channels: int, kernel: int, where: str, bottleneck: Quantizer) -> nn.Module:
@@ -301,30 +351,23 @@ def _convolution(channels: int, out_channels: int, kernel: int, where: str, bott
     return nn.Identity()
 
 
-def _spec_of(bottleneck: Quantizer, config: AutoencoderConfig) -> TokenSpec:
-    """Spec at the configured image size: a raster of positions, or the scales of a multi-scale bottleneck."""
-    f, patch = config.downsampling, config.latent_patch
-    if patch > 1 and bottleneck.codes:
-        raise ValueError(f"latent_patch={patch}: bottleneck {bottleneck.kind} gives codes, which cannot be stacked")
-    one = TokenSpec(image_size=(f, f), grid=(1, 1), dim=bottleneck.dim * patch**2, codes=bottleneck.codes)
-    spec = one.resized(config.image_size)
-    if not isinstance(bottleneck, MultiScale):
-        return spec
-    if spec.grid != bottleneck.scales[-1]:
-        raise ValueError(
-            f"image_size={spec.image_size}: gives a grid of {spec.grid} at downsampling {f}, "
-            f"the finest of the bottleneck's scales is {bottleneck.scales[-1]}"
-        )
-    return replace(spec, grid=bottleneck.scales, order="scales")
-
-
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """Build encoder, bottleneck and decoder, and put them together. Raises `ValueError` naming the bad option."""
     bottleneck = build(quantizers.KINDS, config.bottleneck, "bottleneck")
-    encoder, decoder = build_nets(config.net, _encoder_channels(config, bottleneck), config.z_channels)
-    return Autoencoder(config, encoder, bottleneck, decoder)
+    channels, other = encoder_channels(config, bottleneck), config.decoder_net
+    encoder, decoder = build_nets(config.net, channels, config.z_channels, decoder=other, image_size=config.image_size)
+    semantic = None if config.semantic is None else SemanticHead(config.semantic, bottleneck.dim)
+    return Autoencoder(config, encoder, bottleneck, decoder, semantic)
+
+
+# Options that configurations written before them do not have, and what stands for none of it.
+_LATER: dict[str, Any] = {"decoder_net": None, "noise": 0.0, "semantic": None}
 
 
 def config_dict(autoencoder: Autoencoder) -> dict[str, Any]:
-    """JSON-able configuration that builds the same architecture again."""
-    return asdict(autoencoder.config) | {"bottleneck": autoencoder.bottleneck.options()}
+    """JSON-able configuration that builds the same architecture again.
+
+    Options that came later are left out where they say nothing, so that older tokenizers keep their fingerprints.
+    """
+    options = asdict(autoencoder.config) | {"bottleneck": autoencoder.bottleneck.options()}
+    return {key: value for key, value in options.items() if key not in _LATER or value != _LATER[key]}

@@ -6,11 +6,12 @@ The verbs are those of huggingface_hub's `ModelHubMixin`; what is written is our
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from huggingface_hub import ModelCard, ModelHubMixin
 
 if TYPE_CHECKING:
+    from tokenizers_mm.checkpoints.kinds import Model
     from tokenizers_mm.checkpoints.origin import Origin
 
 LIBRARY = "tokenizers-mm"
@@ -59,11 +60,9 @@ class HubMixin(ModelHubMixin, library_name=LIBRARY, tags=list(TAGS)):
         return None
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from tokenizers_mm.autoencoder import Autoencoder
         from tokenizers_mm.checkpoints.native import save
 
-        assert isinstance(self, Autoencoder)
-        save(self, save_directory, card=True)
+        save(cast("Model", self), save_directory, card=True)
 
     @classmethod
     def from_pretrained(
@@ -82,16 +81,19 @@ class HubMixin(ModelHubMixin, library_name=LIBRARY, tags=list(TAGS)):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:
-        from tokenizers_mm.checkpoints import load
+        from tokenizers_mm.checkpoints import CheckpointError, load
 
         tokenizer = load(model_id, revision=revision, **options)
-        assert isinstance(tokenizer, cls)
+        if not isinstance(tokenizer, cls):
+            found = type(tokenizer).__name__
+            raise CheckpointError(
+                f"{model_id}: holds no {cls.__name__}; read it with {found}.from_pretrained, or with "
+                "tokenizers_mm.load, which reads every kind"
+            )
         return tokenizer
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that `save_pretrained` writes."""
-        from tokenizers_mm.autoencoder import Autoencoder
         from tokenizers_mm.checkpoints.card import model_card
 
-        assert isinstance(self, Autoencoder)
-        return ModelCard(model_card(self))
+        return ModelCard(model_card(cast("Model", self)))

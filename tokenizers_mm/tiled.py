@@ -26,6 +26,7 @@ from torch import Tensor
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.data.images import pad_to_multiple, unpad
+from tokenizers_mm.grids import Grid, as_map
 
 __all__ = ["Tiled", "tiling_error"]
 
@@ -48,8 +49,12 @@ class Tiled:
         self.tokenizer, self.tile, self.overlap, self.batch = tokenizer, tile, overlap, batch
         f = self.downsampling = tokenizer.downsampling
         if tokenizer.spec.order != "raster" or tokenizer.config.latent_positions:
-            why = "latent statistics per position" if tokenizer.spec.order == "raster" else "a multi-scale bottleneck"
+            why = {"raster": "latent statistics per position", "scales": "a multi-scale bottleneck"}.get(
+                tokenizer.spec.order, "tokens that belong to no place"
+            )
             raise ValueError(f"tokenizer has {why}: it takes images of {tokenizer.spec.image_size} only, never tiles")
+        if getattr(tokenizer, "generative", False):
+            raise ValueError("tokenizer has a flow decoder: it would paint every tile anew, decode images whole")
         if batch < 1 or (tile is not None and tile < f):
             raise ValueError(f"tile={tile}, batch={batch}: expected at least the downsampling {f} and at least 1")
         pixels = overlap * (tile or 0) if isinstance(overlap, float) else overlap
@@ -98,19 +103,19 @@ class Tiled:
             image_BCHW, _ = pad_to_multiple(image_BCHW, f)
 
         def net(tile_BCHW: Tensor) -> Tensor:
-            return _map(*self.tokenizer.features(tile_BCHW))
+            return as_map(*self.tokenizer.features(tile_BCHW))
 
         h_BDhw = self._blended(net, image_BCHW, f, self.tokenizer.config.latent_patch)
         return h_BDhw.flatten(2).transpose(1, 2), (h_BDhw.shape[2], h_BDhw.shape[3])
 
     @torch.no_grad()
-    def pixels(self, z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
         """Blended images [B, C, H, W] of the vectors that go to the decoder."""
 
         def net(z_BDhw: Tensor) -> Tensor:
             return self.tokenizer.pixels(z_BDhw.flatten(2).transpose(1, 2), (z_BDhw.shape[2], z_BDhw.shape[3]))
 
-        return self._blended(net, _map(z_BND, grid), self.tokenizer.config.latent_patch, self.downsampling)
+        return self._blended(net, as_map(z_BND, grid), self.tokenizer.config.latent_patch, self.downsampling)
 
     def _blended(self, net: Callable[[Tensor], Tensor], x_BCHW: Tensor, step_in: int, step_out: int) -> Tensor:
         """`net` of all of `x`, from tiles. A latent position is step_in rows and columns of x, step_out of the result.
@@ -132,11 +137,6 @@ class Tiled:
                 total[b, :, row.target, column.target] += tile_CHW * weight_HW
         assert total is not None
         return total.to(out.dtype)
-
-
-def _map(z_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[B, N, D] in raster order to [B, D, h, w], a view."""
-    return z_BND.transpose(1, 2).view(z_BND.shape[0], z_BND.shape[2], *grid)
 
 
 class _Piece(NamedTuple):

@@ -1,8 +1,9 @@
 """One training loop for everything that has named losses: tokenizers and generators alike.
 
 Mixed precision, several processes and trackers are accelerate's business. What is ours: the position in the data is a
-function of the step, so an interrupted run resumes exactly (model, EMA, optimiser, random state, data); a non-finite
-loss stops the run before it touches the weights; nothing is left half-written.
+function of the step, so an interrupted run resumes exactly (model, EMA, optimiser, random state, data; of both players
+where there is an adversary); a non-finite loss stops the run before it touches the weights; nothing is left
+half-written.
 """
 
 from __future__ import annotations
@@ -112,19 +113,27 @@ def train(
     *,
     recipe: Mapping[str, Any] | None = None,
     picture: Picture | None = None,
+    adversary: nn.Module | None = None,
     resume: bool = False,
 ) -> list[dict[str, float]]:
     """Train `objective`, whose forward maps a batch of `source` to `Losses`, in place; it ends with the EMA weights.
 
+    Two members of an objective are understood: `end_step(mean)` is called after every step, with a function that
+    averages a tensor over processes; `pairs`, a list of (real, fake) images of the micro-batches since, is what an
+    adversary is trained on.
+
     folder   receives checkpoints/, pictures/, history.jsonl and the tracker's files
     recipe   what the run is; stored, and a resumed run must have the same
+    adversary  second player with its own optimiser, in the checkpoints as well; its learning rate follows the schedule.
+             A module whose forward maps (real, fake) to its own `Losses`, with the members of
+             `tokenizers_mm.losses.adversarial.Adversary`: step, config, trains, end_step, trouble
     picture  called every `picture_every` steps with the EMA weights in place; returns uint8 [H, W, 3]
     resume   go on from the last checkpoint (from the start if there is none)
 
     Returns the history: one mapping per logged step. Raises `NonFiniteLoss`, and `ValueError` when the folder holds
     another run.
     """
-    run = _Run(objective, source, config, folder)
+    run = _Run(objective, source, config, folder, adversary)
     start = run.open(json.loads(json.dumps({"train": asdict(config), "recipe": recipe or {}})), resume)
     if start == config.steps:
         run.ema.copy_to(objective)
@@ -147,7 +156,14 @@ def train(
 class _Run:
     """The state of one training run, and the actions of the loop above."""
 
-    def __init__(self, objective: nn.Module, source: Source, config: TrainConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        source: Source,
+        config: TrainConfig,
+        folder: Path,
+        adversary: nn.Module | None = None,
+    ) -> None:
         self.objective, self.source, self.config, self.folder = objective, source, config, folder
         # accelerate keeps the precision of the first run for the whole process; ours is that of each run.
         AcceleratorState._reset_state()
@@ -163,11 +179,9 @@ class _Run:
                 f"accumulate={config.accumulate}"
             )
         self.micro_size = config.batch_size // parts
-        trainable = [p for p in objective.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
+        optimizer = _adamw(objective, config.learning_rate, config.betas, config.weight_decay)
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.second = None if adversary is None else _SecondPlayer(adversary, self.accelerator)
         self.ema = EMA(objective, config.ema)
         self.reporter = Reporter(folder, config.steps, config.batch_size, self.accelerator.is_main_process)
 
@@ -221,6 +235,8 @@ class _Run:
         """One optimiser step; returns the mean of every term and statistic over the micro-batches."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate_at(step)
+        if self.second:
+            self.second.begin(step, self.config.learning_rate_at(step) / self.config.learning_rate)
         sums: dict[str, Tensor] = {}
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -229,15 +245,48 @@ class _Run:
                 total = torch.stack([term.float() for term in losses.terms.values()]).sum() / len(batches)
                 self._require_finite(step, total, losses.terms)
                 self.accelerator.backward(total)
-            for name, value in {**losses.terms, **losses.stats, "loss": total * len(batches)}.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+            _add(sums, {**losses.terms, **losses.stats, "loss": total * len(batches)}, len(batches))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if self.config.precision != "fp16":  # under fp16 the loss scaler skips such steps by itself
             self._require_finite(step, norm, {"gradient norm": norm})
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.objective)
+        if self.second:
+            sums |= self._step_adversary(step, self.second)
+        end_step = getattr(self.objective, "end_step", None)
+        if end_step is not None:
+            end_step(self._mean_over_processes)
         return sums
+
+    def _step_adversary(self, step: int, second: _SecondPlayer) -> dict[str, Tensor]:
+        """One step of the second player's optimiser, on the images of the first player's; its terms and statistics."""
+        pairs: list[tuple[Tensor, Tensor]] = self.objective.pairs  # type: ignore[assignment]
+        sums: dict[str, Tensor] = {}
+        if not second.adversary.trains(step):
+            pairs.clear()
+            return sums
+        for i, (real, fake) in enumerate(pairs):
+            with nullcontext() if i == len(pairs) - 1 else self.accelerator.no_sync(second.model):
+                losses: Losses = second.model(real, fake)
+                total = torch.stack([term.float() for term in losses.terms.values()]).sum() / len(pairs)
+                self._require_finite(step, total, losses.terms)
+                self.accelerator.backward(total)
+            _add(sums, {**losses.terms, **losses.stats}, len(pairs))
+        pairs.clear()
+        norm = self.accelerator.clip_grad_norm_(second.model.parameters(), second.adversary.config.clip)
+        if self.config.precision != "fp16":
+            self._require_finite(step, norm, {"gradient norm of the discriminator": norm})
+        trouble = second.adversary.trouble({name: self._mean_over_processes(v) for name, v in sums.items()})
+        if trouble:
+            raise NonFiniteLoss(f"step {step + 1}: {trouble}. {self._last_good()}")
+        second.optimizer.step()
+        second.optimizer.zero_grad()
+        second.adversary.end_step()
+        return sums
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        return torch.as_tensor(self.accelerator.reduce(value, reduction="mean"))
 
     def log(self, done: int, losses: Mapping[str, Tensor]) -> None:
         """Write one line of history: losses averaged over processes, speed, learning rate."""
@@ -290,12 +339,43 @@ class _Run:
         names = [name for name, term in terms.items() if not bool(torch.isfinite(term))] or [
             "a term of another process"
         ]
-        kept = _checkpoints(self.folder)
         raise NonFiniteLoss(
-            f"step {step + 1}: {', '.join(names)} is not finite; the weights were not updated. Last good checkpoint: "
-            f"{kept[-1] if kept else 'none yet'}. "
+            f"step {step + 1}: {', '.join(names)} is not finite; the weights were not updated. {self._last_good()}. "
             f"Lower learning_rate (now {self.config.learning_rate}) or check the data"
         )
+
+    def _last_good(self) -> str:
+        kept = _checkpoints(self.folder)
+        return f"Last good checkpoint: {kept[-1] if kept else 'none yet'}"
+
+
+class _SecondPlayer:
+    """An adversary and its optimiser, prepared for this run."""
+
+    def __init__(self, adversary: Any, accelerator: Accelerator) -> None:
+        self.adversary = adversary
+        optimizer = _adamw(adversary, adversary.config.learning_rate, adversary.config.betas, 0.0)
+        self.model, self.optimizer = accelerator.prepare(adversary, optimizer)
+        adversary.train()
+
+    def begin(self, step: int, factor: float) -> None:
+        """Before a step: what the adversary must know, and its learning rate."""
+        self.adversary.step = step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.adversary.config.learning_rate * factor
+
+
+def _adamw(
+    module: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
+) -> torch.optim.Optimizer:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trainable, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+
+
+def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], count: int) -> None:
+    """Add to running means over `count` micro-batches."""
+    for name, value in values.items():
+        sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / count
 
 
 def _checkpoints(folder: Path) -> list[Path]:

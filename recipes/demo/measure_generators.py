@@ -21,7 +21,7 @@ from backbones import Autoregressive, Flow
 from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.measure_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.measure.judge import accuracy
 from tokenizers_mm.measure.memorisation import COPIES_ALLOWED, RATIO_RANGE, Memorisation, memorisation
@@ -222,7 +222,7 @@ class _Artist:
 
 
 def _load(folder: Path, name: str) -> _Artist:
-    codec = load(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
+    codec = Autoencoder.from_pretrained(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
     return _Artist(name, backbones.load(folder / f"shapes_{name}" / "generator"), codec)
 
 

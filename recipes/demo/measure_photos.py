@@ -17,7 +17,7 @@ from recipes.demo.figures import Figure, Findings, merge
 from recipes.page.picture import Pixels, false_colour
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, to_uint8, unpad
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.losses.perceptual import Perceptual
@@ -46,7 +46,7 @@ _SMALLEST_RATE = 1e-3
 @torch.no_grad()
 def measure_photos(folder: Path, network: Perceptual | None, progress: Callable[[str], None]) -> Findings:
     """Measure the runs photos_fsq and photos_vae of a demo folder; pictures go to folder/pictures."""
-    models = {name: load(folder / f"photos_{name}" / "tokenizer") for name in TOKENIZERS}
+    models = {name: Autoencoder.from_pretrained(folder / f"photos_{name}" / "tokenizer") for name in TOKENIZERS}
     parts = []
     for photo, pixels in heldout_photos().items():
         progress(f"photograph {photo}: two tokenizers, JPEG, WebP")

@@ -21,7 +21,7 @@ from recipes.demo.figures import Figure, Findings, merge
 from recipes.demo.measure_photos import TOKENIZERS, save_picture
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import fingerprint, load
+from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.encode import CAPTIONS
 from tokenizers_mm.data.images import to_uint8
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
@@ -113,7 +113,8 @@ def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) 
 def measure_tokenizer(folder: Path, name: str, bench: Bench, progress: Callable[[str], None]) -> Findings:
     """Judge the reconstructions of run shapes_NAME: the ceiling of whatever is generated through it, and the floor."""
     progress(f"shapes_{name}: reconstructions, and decodes of random tokens")
-    model, record = load(folder / f"shapes_{name}" / "tokenizer"), f"Shapes reconstructed, {name.upper()}"
+    model = Autoencoder.from_pretrained(folder / f"shapes_{name}" / "tokenizer")
+    record = f"Shapes reconstructed, {name.upper()}"
     image_BCHW = as_images(bench.test)
     parts = [model.encode(chunk) for chunk in torch.split(image_BCHW, _CHUNK)]
     decoded_BCHW = torch.cat([model.decode(part) for part in parts])

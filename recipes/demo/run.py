@@ -16,7 +16,7 @@ from recipes.datasets import write_dataset
 from recipes.demo.findings import measure_demo
 from recipes.demo.jobs import Job, run_jobs
 from recipes.demo.page import write_demo_page
-from recipes.recipe import load_recipe
+from recipes.recipe import FusedRecipe, load_recipe
 
 _IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 20
 
@@ -67,7 +67,8 @@ def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) ->
     if quick:
         # float32: without bfloat16 arithmetic a few steps of the generators would take minutes
         overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5", "train.precision='no'"]
-    steps = load_recipe(recipe, overrides).train.steps
+    loaded = load_recipe(recipe, overrides)
+    assert not isinstance(loaded, FusedRecipe)  # the demo trains none
     flags = tuple(part for assignment in overrides for part in ("--set", assignment))
     run = folder / recipe
     return Job(
@@ -75,7 +76,7 @@ def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) ->
         arguments=("train", recipe, "--out", str(run), *flags),
         needs=(tokens,) if tokens else (),
         history=run / "history.jsonl",
-        steps=steps,
+        steps=loaded.train.steps,
     )
 
 

@@ -11,4 +11,5 @@ const open = p => {
 document.querySelectorAll("[data-zoom]").forEach(p => { p.onclick = () => open(p);
   p.onkeydown = e => { if (e.key === "Enter") open(p); }; });
 large.onclick = () => box.close();
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { d.open = true; }));
 box.onkeydown = e => { const d = {ArrowRight: 1, ArrowLeft: -1}[e.key]; if (d) { e.preventDefault(); show(at + d); } };

@@ -17,10 +17,10 @@ from html import escape
 from pathlib import Path
 from typing import Self
 
-from recipes.page.chart import Points, line_chart
+from recipes.page.chart import Points, line_chart, scatter_chart
 from recipes.page.picture import Pixels, false_colour, picture
 
-__all__ = ["Cell", "Page", "Share", "false_colour"]
+__all__ = ["Cell", "Noted", "Page", "Share", "false_colour"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _ARROW = (
@@ -42,7 +42,16 @@ class Share:
             raise ValueError(f"value={self.value}: a share lies in 0..1")
 
 
-Cell = str | int | float | bool | Share | None
+@dataclass(frozen=True)
+class Noted:
+    """A table cell that says more where the pointer rests; a keyboard or paper has no pointer, so say it below too."""
+
+    cell: str | int | float
+    note: str
+
+
+_Plain = str | int | float | bool | Share | None
+Cell = _Plain | Noted
 
 
 class Page:
@@ -142,8 +151,9 @@ class Page:
         for row in rows:
             if len(row) != len(columns):
                 raise ValueError(f"row {list(row)} has {len(row)} cells for {len(columns)} columns")
-        kinds = [' class="number"' if _numeric([row[i] for row in rows]) else "" for i in range(len(columns))]
-        decimals = [_decimals([row[i] for row in rows]) for i in range(len(columns))]
+        plain = [[cell.cell if isinstance(cell, Noted) else cell for cell in row] for row in rows]
+        kinds = [' class="number"' if _numeric([row[i] for row in plain]) else "" for i in range(len(columns))]
+        decimals = [_decimals([row[i] for row in plain]) for i in range(len(columns))]
         head = "".join(f"<th{kind}>{_text(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
         body = "".join(
             "<tr>"
@@ -170,6 +180,22 @@ class Page:
         """A line chart; charts that follow each other stand side by side."""
         caption = f"<figcaption>{_text(title)}</figcaption>" if title else ""
         chart = line_chart(series, x_label=x_label, y_label=y_label, log_y=log_y, target=target)
+        return self._add(f'<figure class="block chart">{caption}{chart}</figure>')
+
+    def scatter(
+        self,
+        marks: Mapping[str, Points],
+        x_label: str,
+        y_label: str,
+        *,
+        lines: Mapping[str, Points] | None = None,
+        log_x: bool = False,
+        level: tuple[str, float] | None = None,
+        title: str = "",
+    ) -> Self:
+        """A chart of marks by name; see `scatter_chart`. Charts that follow each other stand side by side."""
+        caption = f"<figcaption>{_text(title)}</figcaption>" if title else ""
+        chart = scatter_chart(marks, x_label=x_label, y_label=y_label, lines=lines, log_x=log_x, level=level)
         return self._add(f'<figure class="block chart">{caption}{chart}</figure>')
 
     def code(self, commands: str) -> Self:
@@ -245,7 +271,9 @@ def _mark(mark: bool | None, words: tuple[str, str] = ("", "")) -> str:
     return f'<span class="mark {kind}"{label}>{sign} {word}</span> '
 
 
-def _cell(cell: str | int | float | bool | Share, decimals: int) -> str:
+def _cell(cell: str | int | float | bool | Share | Noted, decimals: int) -> str:
+    if isinstance(cell, Noted):
+        return f'<span title="{escape(cell.note)}">{_cell(cell.cell, decimals)}</span>'
     if isinstance(cell, bool):
         return _mark(cell, ("reached", "missed"))
     if isinstance(cell, Share):
@@ -257,13 +285,13 @@ def _cell(cell: str | int | float | bool | Share, decimals: int) -> str:
     return f"{cell:,}" if isinstance(cell, int) else _text(cell)
 
 
-def _decimals(cells: Sequence[Cell]) -> int:
+def _decimals(cells: Sequence[_Plain]) -> int:
     """Decimals of a column: as many as its floats need for four significant digits, at most three."""
     texts = [f"{cell:.4g}" for cell in cells if isinstance(cell, float)]
     return min(3, max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=0))
 
 
-def _numeric(cells: Sequence[Cell]) -> bool:
+def _numeric(cells: Sequence[_Plain]) -> bool:
     """True where a column reads as numbers: right-aligned then."""
     numbers = [c for c in cells if c is not None]
     return bool(numbers) and all(

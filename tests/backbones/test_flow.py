@@ -94,6 +94,61 @@ def test_a_fresh_model_predicts_zero_and_the_loss_is_two():
     assert loss["velocity"].item() == pytest.approx(2.0, abs=0.03)  # Var(data - noise) of unit-variance latents
 
 
+def pass_of(model, layer=None, stop=False, data=None, seed=3):
+    torch.manual_seed(seed)
+    data = tokens_of(RASTER).latents_BND if data is None else data
+    return model(data, CAPTIONS, model.draw(data), layer=layer, stop=stop)
+
+
+def test_hidden_states_are_those_on_the_way_to_the_velocity():
+    model, data = build(patch=2), tokens_of(RASTER).latents_BND
+    torch.manual_seed(3)
+    draw = model.draw(data)
+    x = draw.t_B[:, None, None] * data + (1 - draw.t_B[:, None, None]) * draw.noise_BND
+    assert model.hidden_grid == (2, 1)
+    assert pass_of(model, layer=1).hidden_BLE.shape == (3, 2, 32)
+    last = pass_of(model, layer=2).hidden_BLE
+    predicted = unpatchify(model.head(model.trunk.norm(last)), (4, 2), 2)
+    torch.testing.assert_close(predicted, model.velocity(x, draw.t_B, model.condition(CAPTIONS)))
+    expected = (predicted - (data - draw.noise_BND)).square().mean()
+    torch.testing.assert_close(pass_of(model, layer=2).loss, expected)
+    torch.manual_seed(3)
+    assert model.loss(Batch(tokens_of(RASTER), CAPTIONS))["velocity"] == pass_of(model).loss
+    assert pass_of(model).hidden_BLE is None
+
+
+def test_a_pass_may_stop_at_the_hidden_state():
+    model = build()
+    stopped, whole = pass_of(model, layer=1, stop=True), pass_of(model, layer=1)
+    assert stopped.loss is None
+    assert torch.equal(stopped.hidden_BLE, whole.hidden_BLE)
+    stopped.hidden_BLE.sum().backward()
+    first, second = model.trunk.blocks
+    assert all(p.grad is not None for p in first.parameters())
+    assert all(p.grad is None for p in (*second.parameters(), *model.head.parameters()))
+
+
+def test_gradients_reach_the_latents():
+    data = tokens_of(RASTER).latents_BND.requires_grad_()
+    states = pass_of(build(), layer=1, data=data)
+    for value in (states.loss, states.hidden_BLE.square().sum()):
+        (gradient,) = torch.autograd.grad(value, data, retain_graph=True)
+        assert (gradient != 0).all()
+
+
+@pytest.mark.parametrize("options", [{"layer": 0}, {"layer": 3}, {"layer": -1}, {"stop": True}])
+def test_a_layer_that_is_not_there_is_refused(options):
+    with pytest.raises(ValueError, match=r"layer=\S+: this generator has the blocks 1\.\.2"):
+        pass_of(build(), **options)
+
+
+def test_conditions_are_dropped_in_training_only():
+    data = tokens_of(RASTER, 200).latents_BND
+    model = build(drop_condition=0.3)
+    assert model.draw(data).drop_B is None
+    assert model.train().draw(data).drop_B.float().mean().item() == pytest.approx(0.3, abs=0.1)
+
+
 def trained_error(captions, density="uniform"):
     """Train on two images told apart by their caption; error of samples for the true captions."""
     torch.manual_seed(0)

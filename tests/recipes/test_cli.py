@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from recipes import cli
 from recipes.demo.run import demo_jobs
 from recipes.recipe import load_recipe, packaged_recipes
+from tokenizers_mm import TowerConfig, build_tower, save
+from tokenizers_mm.data.store import TokenDataset
 
 COMMANDS = typer.main.get_command(cli.app).commands
 TINY = ["train.steps=3", "train.log_every=1", "train.tracker=none", "train.picture_every=0"]
@@ -33,6 +35,7 @@ def settings(*assignments):
 def test_every_command_is_known():
     assert set(COMMANDS) == {
         "recipes", "train", "eval", "encode", "convert", "families", "verify", "sample", "data", "demo",
+        "compare",
     }  # fmt: skip
     listing = tmm("--help")
     assert all(f" {name} " in listing for name in COMMANDS)
@@ -98,6 +101,14 @@ def test_eval_prints_a_table_and_writes_json(chain, tmp_path):
     # The tokenizer folder inside the run folder is the same tokenizer.
     assert tmm("eval", root / "fsq" / "tokenizer", root / "shapes", "--limit", 5, "--json", tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == file.read_text()
+
+
+def test_a_tower_encodes_at_its_own_size(chain, tmp_path):
+    save(build_tower(TowerConfig(name="timm:test_vit", image_size=48, input_size=32), random_init=True), tmp_path / "t")
+    out = tmm("encode", tmp_path / "t", chain[0] / "shapes", "--out", tmp_path / "store")
+    assert out.endswith("12 images = 12 encoded + 0 quarantined + 0 already there\n")
+    spec = TokenDataset(tmp_path / "store").spec
+    assert (spec.image_size, spec.grid, spec.dim) == ((48, 48), (2, 2), 64)
 
 
 def test_a_second_encode_encodes_nothing(chain):
@@ -169,7 +180,7 @@ MISTAKES = [
     ("verify r/shapes", "r/shapes: holds 13 other files"),
     ("data shapes --out r/shapes", "r/shapes is not empty: choose another folder"),
     ("data shapes --out r/shapes/captions.jsonl", "[Errno 20] Not a directory: 'r/shapes/captions.jsonl'"),
-    ("data cats --out n/c", "data set 'cats': expected one of shapes, photos"),
+    ("data cats --out n/c", "data set 'cats': expected one of emoji, fashion-mnist, photos, shapes, words"),
 ]
 
 

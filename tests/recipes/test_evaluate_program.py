@@ -6,15 +6,20 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from recipes.evaluate import evaluate_images
+from recipes.effective_bits import EffectiveBitsConfig
+from recipes.evaluate import Extras, evaluate_images, named_folders
 from recipes.recipe import load_recipe
 from tokenizers_mm import build_autoencoder, load, save
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, unpad
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.measure.reconstruction import psnr
+from tokenizers_mm.towers import TowerConfig, build_tower
+
+TINY = EffectiveBitsConfig(width=16, depth=1, heads=1, steps=3, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,10 @@ def test_the_heldout_photographs_need_no_folder(folder):
         ({"size": 33}, "size=33 is not a multiple of 8, the tokenizer's downsampling"),
         ({"limit": 0}, "images is empty: there is nothing to measure"),
         ({"perceptual_name": "lpips"}, "name='lpips': expected one of lpips-vgg"),
+        ({"preset_name": "fid"}, "preset='fid': expected one of default, adm"),
+        ({"extras": Extras(frechet="vgg")}, "name='vgg': expected inception, inception-pytorch, lite0"),
+        ({"extras": Extras(teacher="vgg")}, "name='vgg': expected timm:MODEL"),
+        ({"limit": 2, "extras": Extras(probe="nowhere")}, "nowhere: does not exist"),
         ({"tokenizer": "nowhere"}, r"nowhere \(revision main\): cannot be downloaded \(HF_HUB_OFFLINE is set\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -87,3 +96,75 @@ def test_mistakes_are_named(folder, options, message):
     arguments = {"tokenizer": folder / "tokenizer", "images": str(folder / "images")} | options
     with pytest.raises(ValueError, match=message):
         evaluate_images(arguments.pop("tokenizer"), arguments.pop("images"), **arguments)
+
+
+def labelled(root):
+    for number in range(12):
+        path = root / ("light" if number % 2 else "dark") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 60, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels + np.uint8(190 * (number % 2))).save(path)
+    return root
+
+
+def test_a_preset_changes_pixels_and_protocol(folder):
+    plain = evaluate_images(folder / "tokenizer", str(folder / "images"), size=32)
+    other = evaluate_images(folder / "tokenizer", str(folder / "images"), size=32, preset_name="bsq-vit")
+    assert other["PSNR"].protocol.resize == "shorter side to 32, lanczos, antialiased"
+    assert (other["PSNR"].protocol.rounding, plain["PSNR"].protocol.rounding) == ("float", "rounded")
+    assert other["PSNR"].protocol.reference_sha256 != plain["PSNR"].protocol.reference_sha256
+
+
+def test_extras_are_rows_of_the_same_table(folder, tmp_path):
+    data = labelled(tmp_path / "tones")
+    extras = Extras(
+        frechet="timm:resnet10t",
+        frechet_size=32,
+        frechet_weights=network_weights(tmp_path),
+        train=str(data),
+        probe=str(data),
+        effective_bits=True,
+        speed=True,
+        domains={"tones": str(data)},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recipes.effective_bits.EffectiveBitsConfig", lambda: TINY)
+        result = evaluate_images(folder / "tokenizer", str(data), size=32, extras=extras)
+    assert result["Linear probe"].value == 100
+    assert result["Most frequent class"].value == pytest.approx(50, abs=20)
+    assert result["FD-timm:resnet10t at 32 px"].value > 0
+    # The floor compares the images with themselves here.
+    assert result["FD-timm:resnet10t at 32 px floor"].value == pytest.approx(0, abs=1e-6)
+    assert result["Effective bits"].value > 0
+    assert result["Speed, encode"].value > 0
+    assert result.domains["tones"]["PSNR"].value == pytest.approx(result["PSNR"].value)
+    assert "Linear probe" not in [m.name for m in result.domains["tones"].measurements]
+    assert json.loads(result.to_json())["domains"]["tones"]["measurements"]
+
+
+def test_a_tower_has_semantics_and_no_pixels(tmp_path):
+    tower = build_tower(TowerConfig(name="timm:resnet10t", input_size=64), random_init=True)
+    save(tower, tmp_path / "tower")
+    data = labelled(tmp_path / "tones")
+    result = evaluate_images(tmp_path / "tower", str(data), extras=Extras(probe=str(data)))
+    assert "PSNR" not in [m.name for m in result.measurements]
+    assert result["Rate"].protocol.crop == "centre 64 x 64"
+    assert result["Linear probe"].value > 80
+    with pytest.raises(ValueError, match="zero-shot classification needs a tokenizer with a text"):
+        evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(zero_shot=str(data)))
+    with pytest.raises(ValueError, match=r"effective bits: tones has no training part; give one with --train"):
+        evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(effective_bits=True))
+
+
+def network_weights(folder):
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", pretrained=False)
+    torch.save(network.state_dict(), folder / "resnet10t.pt")
+    return folder / "resnet10t.pt"
+
+
+def test_domains_are_assignments():
+    assert named_folders(["text=a/b", "faces=c=d"]) == {"text": "a/b", "faces": "c=d"}
+    for wrong in (["text"], ["=x"], ["text="], ["text=a", "text=b"]):
+        with pytest.raises(ValueError, match="expected NAME=FOLDER, every name once"):
+            named_folders(wrong)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.page.page import Cell, Page, Share, false_colour
+from recipes.page.page import Cell, Noted, Page, Share, false_colour
 from recipes.page.picture import Pixels
 
 VOID = {"meta", "img", "path", "line", "polyline", "br"}
@@ -67,6 +68,8 @@ def page() -> Page:
     page.gallery([picture()] * 3, [NASTY] * 3, [True, False, None], note=NASTY)
     page.section("Second").table([NASTY, "n", "done"], [[NASTY, 1.5, True], ["b", Share(0.5, 0.9), False]], note=NASTY)
     page.lines({NASTY: [(0, 1), (1, 2)]}, NASTY, NASTY, title=NASTY, target=1.5)
+    page.scatter({NASTY: [(1, 1), (2, 2)]}, NASTY, NASTY, title=NASTY, lines={"c": [(1, 1), (2, 2)]}, level=(NASTY, 1))
+    page.table([NASTY], [[Noted(NASTY, NASTY)]])
     page.code(f"# {NASTY}\n{NASTY}").details(NASTY, {NASTY: NASTY})
     return page.footer(NASTY)
 
@@ -170,6 +173,62 @@ def test_names_of_lines_that_end_together_do_not_overlap() -> None:
     assert min(b - a for a, b in pairwise(heights)) >= 16.9
 
 
+def scatter(marks: dict[str, list[tuple[float, float]]], **options: Any) -> str:
+    return Page("t", "l").section("s").scatter(marks, "x", "y", **options).html()
+
+
+def signs(html: str) -> list[tuple[float, float, str, str]]:
+    """Place, shape and style of every sign."""
+    found = re.findall(r'<path transform="translate\(([\d.]+) ([\d.]+)\)" d="(.*?)" style="(.*?)"/>', html)
+    return [(float(x), float(y), shape, style) for x, y, shape, style in found]
+
+
+def test_marks_stand_where_they_belong_the_first_one_filled() -> None:
+    html = scatter({"a": [(100, 4), (1, 4)], "b": [(10, 2)]}, log_x=True)
+    hollow, filled, middle, *names = signs(html)
+    assert (hollow[0] + filled[0]) / 2 == pytest.approx(middle[0], abs=0.11)
+    assert hollow[0] < filled[0]
+    assert hollow[1] == filled[1] < middle[1]
+    assert hollow[3].endswith("fill:var(--paper)")
+    assert filled[3] == "stroke:var(--s0);fill:var(--s0)"
+    assert [name[2:] for name in names] == [filled[2:], middle[2:]]
+    assert middle[2] != filled[2]
+    assert "<title>a: 4 at 100</title>" in html
+    assert 'aria-label="y against x: a 4 at 100, 4 at 1; b 2 at 10"' in html
+
+
+def test_a_name_without_points_keeps_its_sign_for_the_next_chart() -> None:
+    both = signs(scatter({"a": [(1, 1)], "b": [(2, 2)]}))
+    alone = signs(scatter({"a": [], "b": [(2, 2)]}))
+    assert {sign[2:] for sign in alone} == {both[1][2:]}
+    assert len(alone) == 2
+    assert ">a<" not in scatter({"a": [], "b": [(2, 2)]})
+
+
+def test_curves_are_cut_off_where_the_axes_end() -> None:
+    marks: dict[str, list[tuple[float, float]]] = {"a": [(0.0, 0.0)], "b": [(10.0, 10.0)]}
+    html = scatter(marks, lines={"c": [(-5, -5), (40, 40)], "outside": [(50, 50), (60, 60)]})
+    (points,) = re.findall(r'stroke-dasharray="6 3" points="(.*?)"', html)
+    places = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert 5 < len(places) < 20
+    assert max(x for x, _ in places) <= 520 - 164
+    assert min(y for _, y in places) >= 34
+    assert ">outside<" not in html
+    # And the curve lies on the diagonal of the marks.
+    low, high = signs(html)[:2]
+    for x, y in places:
+        assert (x - low[0]) / (high[0] - low[0]) == pytest.approx((y - low[1]) / (high[1] - low[1]), abs=0.01)
+
+
+def test_noted_cells_say_more_and_are_numbers_all_the_same() -> None:
+    html = Page("t", "l").section("s").table(["x"], [[Noted(1.25, "of 3")], [Noted(0.5, "of 4")], [None]]).html()
+    assert re.findall(r'<td class="number">(.*?)</td>', html) == [
+        '<span title="of 3">1.25</span>',
+        '<span title="of 4">0.50</span>',
+        "–",
+    ]
+
+
 def test_false_colour_is_a_function_of_the_code() -> None:
     codes = np.array([[5, 6], [5, 64_000]])
     pixels = false_colour(codes)
@@ -216,6 +275,14 @@ def test_bad_content_is_refused() -> None:
         page.lines({"a": [(0, -1.0)]}, "x", "y", log_y=True)
     with pytest.raises(ValueError, match="series has 7 lines"):
         page.lines({str(i): [(0, 1)] for i in range(7)}, "x", "y")
+    for marks in ({}, {"a": []}, {str(i): [(0.0, 1.0)] for i in range(13)}):
+        with pytest.raises(ValueError, match="a chart takes up to 12, and needs a point"):
+            page.scatter(marks, "x", "y")
+    for bad in ((0.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))):
+        with pytest.raises(ValueError, match=r"mark 'a' at .*: expected finite positive places to draw"):
+            page.scatter({"a": [bad]}, "x", "y", log_x=True)
+    with pytest.raises(ValueError, match=r"\['a'\] name both marks and lines"):
+        page.scatter({"a": [(1, 1)]}, "x", "y", lines={"a": [(1, 1), (2, 2)]})
     with pytest.raises(ValueError, match=r"value=1\.2: a share lies in 0\.\.1"):
         Share(1.2)
     with pytest.raises(ValueError, match="strip has no stages"):

@@ -3,25 +3,17 @@
 import re
 
 import pytest
+import torch
 import typer
 import yaml
 
 import backbones
 from quantizers import KINDS
 from recipes import cli
-from recipes.recipe import (
-    FolderImages,
-    GeneratorRecipe,
-    PhotoCrops,
-    ShapeImages,
-    TokenizerRecipe,
-    find_recipe,
-    load_recipe,
-    packaged_recipes,
-)
+from recipes.data import FolderImages
+from recipes.recipe import FusedRecipe, GeneratorRecipe, TokenizerRecipe, find_recipe, load_recipe, packaged_recipes
 from tokenizers_mm import build_autoencoder
 from tokenizers_mm.config import ConfigError
-from tokenizers_mm.data.sources import ImageFolder, RandomCrops, draws_for
 
 COMMANDS = typer.main.get_command(cli.app).commands
 PACKAGED = packaged_recipes()
@@ -46,29 +38,50 @@ def refusal(name, assignments=None):
 def test_packaged_recipes_load_and_can_be_built(name):
     recipe = load_recipe(name)
     assert recipe == load_recipe(str(PACKAGED[name]))
-    if isinstance(recipe, TokenizerRecipe):
-        assert name.startswith(recipe.data.kind)
-        assert build_autoencoder(recipe.model).spec.discrete == (not name.endswith("vae"))
-    else:
-        assert isinstance(recipe, GeneratorRecipe)
+    if isinstance(recipe, GeneratorRecipe):
         assert recipe.model["kind"] in backbones.KINDS
         assert recipe.tokens.startswith("runs/tokens_")
+    for tokenizer in tokenizers_of(recipe):
+        if tokenizer.model is not None:
+            with torch.device("meta" if name.startswith("imagenet/") else "cpu"):  # nothing is downloaded on "meta"
+                built = build_autoencoder(tokenizer.model)
+            assert built.spec.discrete == (built.bottleneck.kind not in ("gaussian", "identity"))
 
 
-@pytest.mark.parametrize("name", PACKAGED)
-def test_packaged_recipes_state_command_cost_and_expectation(name):
+def tokenizers_of(recipe):
+    """The recipes of tokenizers that are trained from nothing."""
+    if isinstance(recipe, FusedRecipe):
+        return [half for half in (recipe.semantic, recipe.perceptual) if isinstance(half, TokenizerRecipe)]
+    return [recipe] if isinstance(recipe, TokenizerRecipe) else []
+
+
+def head_of(name):
     lines = PACKAGED[name].read_text().splitlines()
     head = [line for line, code in zip(lines, (not line.startswith("#") for line in lines), strict=True) if not code]
     assert lines[: len(head)] == head, "the comment stands first"
     assert 3 <= len(head) <= 5
+    for command in (command for line in head for command in line[2:].split("     ")[0].split(" && ")):
+        words = command.removeprefix("accelerate launch -m recipes.cli ").removeprefix("tmm ").split()
+        if command.startswith(("tmm ", "accelerate ")):
+            COMMANDS[words[0]].make_context(words[0], words[1:])  # parses them, runs nothing
+    return head
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGED if not name.startswith("imagenet/")])
+def test_packaged_recipes_state_command_cost_and_expectation(name):
+    head = head_of(name)
     train = [line for line in head if line.startswith(f"# tmm train {name} --out runs/")]
     assert len(train) == 1
     assert re.search(r"     (about \d+ minutes? on one CPU core|a GPU\b)", train[0])
-    for command in (command for line in head for command in line[2:].split("     ")[0].split(" && ")):
-        if command.startswith("tmm "):
-            program, *arguments = command.split()[1:]
-            COMMANDS[program].make_context(program, arguments)  # parses them, runs nothing
     assert head[-1].startswith("# Expect")
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGED if name.startswith("imagenet/")])
+def test_full_presets_state_command_cost_and_what_was_published(name):
+    head = head_of(name)
+    assert head[1].startswith(f"# accelerate launch -m recipes.cli train {name} ")
+    assert "not measured here" in " ".join(head)
+    assert head[-1].startswith(("# Published", "# Nothing published", "# Expect"))
 
 
 def test_a_recipe_is_found_by_name_or_by_path(tmp_path, monkeypatch):
@@ -82,7 +95,7 @@ def test_a_recipe_is_found_by_name_or_by_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shapes_fsk", "recipe 'shapes_fsk': no such file, and not one of folder_vae, "),
+        ("shapes_fsk", "recipe 'shapes_fsk': no such file, and not one of bsq, "),
         ("no/such.yaml", "no/such.yaml: cannot be read (No such file or directory); check the path"),
     ],
 )
@@ -111,15 +124,15 @@ def changed(base, **changes):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({**TOKENIZER, "kind": "tok"}, ".kind = tok: expected one of tokenizer, generator"),
-        ({**TOKENIZER, "kind": ["tokenizer"]}, ".kind = ['tokenizer']: expected one of tokenizer, generator"),
-        ({k: v for k, v in TOKENIZER.items() if k != "kind"}, ".kind = None: expected one of tokenizer, generator"),
+        ({**TOKENIZER, "kind": "tok"}, ".kind = tok: expected one of tokenizer, fused, generator"),
+        ({**TOKENIZER, "kind": ["tokenizer"]}, ".kind = ['tokenizer']: expected one of tokenizer, fused, generator"),
+        ({k: v for k, v in TOKENIZER.items() if k != "kind"}, ".kind = None: expected one of tokenizer, fused, generator"),
         ({k: v for k, v in TOKENIZER.items() if k != "data"}, ".data: missing; add it"),
-        ({**TOKENIZER, "modle": 1}, ".modle = 1: unknown key (did you mean model?); known: data, kind, model, obj"),
+        ({**TOKENIZER, "modle": 1}, ".modle = 1: unknown key (did you mean model?); known: cache_features, data, "),
         (changed(TOKENIZER, train={"stps": 1}), ".train.stps = 1: unknown key (did you mean steps?); known: accumu"),
         (changed(TOKENIZER, train={"steps": "many"}), ".train.steps = 'many': input should be a valid integer"),
         (changed(TOKENIZER, train={"steps": 0}), ".train: steps=0: expected at least 1"),
-        (changed(TOKENIZER, objective={"l2": 0}), ".objective: l1, l2 and perceptual are all 0: at least one must"),
+        (changed(TOKENIZER, objective={"l2": 0}), ".objective: l1, l2, perceptual, velocity and text are all 0: at"),
         (
             changed(TOKENIZER, model={"net": {"chanels": 8}}),
             ".model.net.chanels = 8: unknown key (did you mean channels?); known: ",
@@ -149,12 +162,12 @@ def changed(base, **changes):
         ),
         (
             {**TOKENIZER, "data": {"kind": "folder", "path": "x", "size": 8, "flips": True}},
-            ".data.flips = True: unknown key (did you mean flip?); known: flip, kind, path, size",
+            ".data.flips = True: unknown key (did you mean flip?); known: captions, crop, features, flip",
         ),
         (
             {**TOKENIZER, "data": {"kind": "fotos"}},
             ".data = {'kind': 'fotos'}: input tag 'fotos' found using 'kind' does not match any of the expected tags: "
-            "'photos', 'shapes', 'folder'",
+            "'photos', 'shapes', 'emoji', ",
         ),
         ({**TOKENIZER, "data": {"crop": 3}}, ".data = {'crop': 3}: unable to extract tag using discriminator 'kind'"),
         ({**TOKENIZER, "data": 3}, ".data = 3: input should be a valid dictionary"),
@@ -185,17 +198,3 @@ def test_overrides_change_what_they_name_and_nothing_else(tmp_path):
     assert refusal("shapes_fsq", ["train.step=7"]).startswith(f"{file}.train.step = 7: unknown key (did you mean step")
     assert refusal("shapes_fsq", ["data.kind=photos"]).startswith(f"{file}.data.count = 12000: unknown key")
     assert refusal("shapes_fsq", ["steps"]) == "--set steps: expected path.to.key=value"
-
-
-def test_sources_are_what_the_recipe_says(tmp_path):
-    photos, shapes = PhotoCrops(crop=24, max_downscale=2).source(), ShapeImages(count=5, seed=3, image_size=16).source()
-    assert isinstance(photos, RandomCrops)
-    assert (photos.crop, photos.max_downscale, len(photos.photos)) == (24, 2, 9)
-    assert photos.batch(draws_for(len(photos), 0, 0, 2)).shape == (2, 3, 24, 24)
-    assert shapes.batch(draws_for(len(shapes), 0, 0, 5)).shape == (5, 3, 16, 16)
-    with pytest.raises(ValueError, match="found an empty folder, no images"):
-        FolderImages(path=str(tmp_path), size=8).source()
-    (tmp_path / "a.png").write_bytes(b"")
-    folder = FolderImages(path=str(tmp_path), size=8, flip=False).source()
-    assert isinstance(folder, ImageFolder)
-    assert (folder.size, folder.flip, folder.crop) == (8, False, "random")

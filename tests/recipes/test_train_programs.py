@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 import backbones
-from recipes.recipe import FolderImages, GeneratorRecipe, PhotoCrops, ShapeImages, load_recipe
+from recipes.data import FolderImages, PhotoCrops, ShapeImages
+from recipes.recipe import GeneratorRecipe, load_recipe
 from recipes.sample import TOKENIZER_FILE
 from recipes.train import run, train_generator, train_tokenizer
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
@@ -22,7 +23,7 @@ from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.reconstruction import psnr
-from tokenizers_mm.objective import ObjectiveConfig, ReconstructionObjective
+from tokenizers_mm.objective import ObjectiveConfig, TokenizerObjective
 from tokenizers_mm.train import TrainConfig
 
 TRAIN = TrainConfig(
@@ -92,6 +93,15 @@ def test_the_saved_tokenizer_is_the_one_that_was_trained(tmp_path):
     assert not trained.training
 
 
+def test_runs_may_share_a_source(tmp_path):
+    recipe = recipe_of(train=replace(TRAIN, steps=1, picture_every=0))
+    train_tokenizer(recipe, tmp_path / "own")
+    train_tokenizer(recipe, tmp_path / "shared", source=recipe.data.source())
+    train_tokenizer(recipe, tmp_path / "other", source=replace(recipe.data, seed=1).source())
+    own, shared, other = (fingerprint(load(tmp_path / name / "tokenizer")) for name in ("own", "shared", "other"))
+    assert own == shared != other
+
+
 def test_training_begins_at_the_linear_code(tmp_path):
     for linear in (True, False):
         run(recipe_of(train=replace(TRAIN, steps=1), linear=linear), tmp_path / str(linear))
@@ -124,14 +134,14 @@ def test_the_perceptual_term_has_a_gradient_and_its_network_is_not_saved():
     recipe = recipe_of("shapes_vae")
     model = build_autoencoder(recipe.model)
     weights = ObjectiveConfig(perceptual=1, perceptual_network="lite0")
-    objective = ReconstructionObjective(model, weights, perceptual("lite0"))
+    objective = TokenizerObjective(model, weights, perceptual=perceptual("lite0"))
     terms = objective(recipe.data.source().batch(draws_for(40, 0, 0, 2))).terms
     terms["perceptual"].backward()
     assert model.decoder.conv_out.weight.grad.abs().max() > 0
     assert model.quant_conv.weight.grad.abs().max() > 0
     assert {name.split(".")[0] for name in objective.state_dict()} == {"autoencoder"}
     with pytest.raises(ValueError, match="a perceptual network is needed"):
-        ReconstructionObjective(model, weights)
+        TokenizerObjective(model, weights)
 
 
 def test_an_unknown_perceptual_network_is_refused_before_training(tmp_path):

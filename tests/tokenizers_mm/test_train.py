@@ -20,7 +20,7 @@ from torch import nn
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.data.sources import ImageArrays
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.objective import ObjectiveConfig, ReconstructionObjective
+from tokenizers_mm.objective import ObjectiveConfig, TokenizerObjective
 from tokenizers_mm.train import Losses, NonFiniteLoss, TrainConfig, train
 
 # Without attention: the gradient of its key bias is zero up to rounding, and Adam makes steps of full size of that.
@@ -50,7 +50,7 @@ class Interrupted(ImageArrays):
 def objective_of(bottleneck, seed=0):
     torch.manual_seed(seed)
     config = AutoencoderConfig(image_size=(16, 16), bottleneck=bottleneck, net=NET)
-    return ReconstructionObjective(build_autoencoder(config), ObjectiveConfig(l2=0.5, bottleneck=0.1))
+    return TokenizerObjective(build_autoencoder(config), ObjectiveConfig(l2=0.5, bottleneck=0.1))
 
 
 def last_state(folder):

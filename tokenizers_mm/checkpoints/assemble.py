@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import quantizers
 from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.config import ConfigError, parse
+from tokenizers_mm.config import ConfigError, build, parse
 
 
 def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Autoencoder:
@@ -40,7 +41,7 @@ def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Au
             raise CheckpointError(f"{where}: {key} is {value.dtype}: expected floats; give unquantized weights")
     model.load_state_dict(full, assign=True)
     if any(value.is_meta for value in model.bottleneck.buffers()):  # what a constructor computes and no file holds
-        made = build_autoencoder(config).bottleneck
+        made = build(quantizers.KINDS, config.bottleneck, "bottleneck")
         made.load_state_dict(model.bottleneck.state_dict(), assign=True)
         model.bottleneck = made
     model.bottleneck.float()  # codebooks of half-precision files: codes are decided in float32

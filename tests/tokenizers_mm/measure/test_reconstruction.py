@@ -97,3 +97,10 @@ def test_bad_images_are_refused() -> None:
         psnr(torch.zeros(1, 3, 8, 8), torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="SSIM needs at least 11"):
         ssim(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
+def test_a_uniform_window_fits_smaller_images_and_is_perfect_for_equal_ones() -> None:
+    image = torch.rand(2, 3, 7, 9) * 2 - 1
+    assert ssim(levels(image) / 127.5 - 1, image, window="uniform").tolist() == pytest.approx([1.0, 1.0], abs=1e-9)
+    with pytest.raises(ValueError, match="SSIM needs at least 7 a side"):
+        ssim(image[..., :6], image[..., :6], window="uniform")

@@ -1,0 +1,130 @@
+"""What aligning a tokenizer's latents with a pretrained network costs and gives, on Fashion-MNIST.
+
+python benchmarks/studies/alignment.py --out benchmarks/results/2026-11-25-alignment.json
+
+Two questions, three seeds each. How much better does a linear probe read classes off the mean-pooled latents of a
+KL-VAE for every tenth of a decibel that alignment costs? And does a generator that learns aligned latents draw better
+pictures after the same number of steps? About 20 minutes on one CPU core, most of it the generators'. Beside the record
+it writes a plot (.png) and a table (.md) of the same name.
+--resume   keep the runs that the record holds already with the same recipe
+--only     tokenizer, generator or loss; may be repeated
+--steps N  shorten every run and measure on few images, to try the program out
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from alignment_data import Distances, Images, reconstructions, samples, tokenizer_figures, write_tokens
+from alignment_plan import runs
+from alignment_report import draw, table
+from record import Record, write
+
+from recipes.recipe import GeneratorRecipe, TokenizerRecipe
+from recipes.train import train_generator, train_tokenizer, with_features
+from tokenizers_mm.checkpoints import fingerprint, load
+from tokenizers_mm.config import parse
+
+KINDS = ("tokenizer", "generator", "loss")
+_SAMPLES = 2000
+
+
+class Study:
+    """What all runs share: images, the teacher's features of them, the network that distances are measured in."""
+
+    def __init__(self, work, recipe, few=False):
+        self.work, self.few = work, few
+        config = parse(TokenizerRecipe, recipe, "recipe")
+        self.plain = config.data.source()
+        self.taught = with_features(config, self.plain) if config.cache_features else None
+        sizes = {"probe": 60, "test": 60} if few else {}
+        self.images = Images.read(trained=len(self.plain), **sizes)
+        self.validation = Images.read(trained=len(self.plain), part="validation", **sizes)
+        self._distances = None
+
+    @property
+    def distances(self):
+        """Built when first needed: the features of the real images take a while."""
+        self._distances = self._distances or Distances(self.images.test)
+        return self._distances
+
+    def tokenizer(self, run):
+        """Train one tokenizer and measure it on the test images."""
+        return tokenizer_figures(self._trained(run), self.images)
+
+    def loss(self, run):
+        """Train one with another loss and measure it on the validation images."""
+        return {"name": run.name} | tokenizer_figures(self._trained(run), self.validation)
+
+    def generator(self, run):
+        """Train one generator on the latents of a tokenizer trained before, and measure what it draws."""
+        tokenizer = load(self.work / run.tokenizer / "tokenizer").eval()
+        folder = self.work / run.key
+        write_tokens(tokenizer, fingerprint(tokenizer), self.plain.data, folder / "tokens")
+        config = parse(GeneratorRecipe, run.recipe | {"tokens": str(folder / "tokens")}, run.key)
+        generator = train_generator(config, folder / "run").eval()
+        count = 60 if self.few else _SAMPLES
+        drawn = self.distances.of(samples(generator, tokenizer, count, seed=run.seed))
+        floor = self.distances.of(reconstructions(tokenizer, self.images.probe.subset(range(count))))
+        return {"samples": count} | drawn | {f"{name} of reconstructions": value for name, value in floor.items()}
+
+    def _trained(self, run):
+        if run.tokenizer != run.key:
+            return load(self.work / run.tokenizer / "tokenizer").eval()
+        config = parse(TokenizerRecipe, run.recipe, run.key)
+        source = self.taught if config.cache_features else self.plain
+        return train_tokenizer(config, self.work / run.key, source=source).eval()
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(1)
+    command = f"python benchmarks/studies/alignment.py --out benchmarks/results/{options.out.name}"
+    record, study = Record(options.out, command, options.resume), None
+    planned = runs(options.steps)
+    for run in planned:
+        if run.kind not in options.only or (options.resume and record.has(run.key, run.recipe)):
+            continue
+        study = study or Study(options.work, max(planned, key=lambda one: one.weight).recipe, options.steps is not None)
+        shutil.rmtree(options.work / run.key, ignore_errors=True)
+        began, cpu = time.perf_counter(), time.process_time()
+        found = {"kind": run.kind, "weight": run.weight, "seed": run.seed} | getattr(study, run.kind)(run)
+        found["seconds"], found["cpu_seconds"] = (
+            round(now - start, 1) for now, start in ((time.perf_counter(), began), (time.process_time(), cpu))
+        )
+        record.add(run.key, run.recipe, found)
+        said = {name: round(found[name], 2) for name in ("probe", "psnr", "FD-Lite0", "FD-pixels") if name in found}
+        print(run.key, said, f"{found['seconds']:.0f} s", flush=True)
+    if study is not None:
+        record.data["real"] = real_distances(study, record)
+        record.write()
+    write(options.out.with_suffix(".md"), table(record.data))
+    draw(record.data, options.out.with_suffix(".png"))
+    print(f"wrote {options.out} and beside it .md and .png")
+
+
+def real_distances(study, record):
+    """The distance of real images that nothing was trained on to the test images: no generator can expect less."""
+    if "real" in record.data or not any(run["kind"] == "generator" for run in record.data["runs"].values()):
+        return record.data.get("real", {})
+    count = 60 if study.few else _SAMPLES
+    data = study.images.probe.subset(range(count))
+    return study.distances.of(data.tensor(slice(i, i + 100)) for i in range(0, count, 100))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
+    parser.add_argument("--work", type=Path, default=Path("runs/alignment"), help="folder of the runs")
+    parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    options.only = options.only or list(KINDS)
+    return options
+
+
+if __name__ == "__main__":
+    main()

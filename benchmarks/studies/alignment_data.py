@@ -1,0 +1,121 @@
+"""The images of the alignment study, and what is measured of its tokenizers and generators.
+
+Fashion-MNIST: tokenizers and generators see the first images of the training set, the probe is fitted on other ones of
+it, and everything is measured on the published test set. Weights and losses were chosen on images at the end of the
+training set (`part="validation"`), which nothing here reads otherwise.
+
+Shape letters: N images, B batch, C channels, H and W pixels, D features.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tokenizers_mm.data.fashion import fashion_mnist
+from tokenizers_mm.data.images import Preprocess
+from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.data.shards import Row
+from tokenizers_mm.data.store import StoreWriter
+from tokenizers_mm.measure.evaluate import evaluate
+from tokenizers_mm.measure.extractors import extractor
+from tokenizers_mm.measure.frechet import FeatureStatistics, frechet_distance
+from tokenizers_mm.measure.probing import batches_of
+from tokenizers_mm.measure.protocol import Protocol
+from tokenizers_mm.measure.semantics import linear_probe, pooled_features
+
+TEACHER_SIDE = 64
+_SIDE, _BATCH = 32, 100
+_VALIDATION = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What is measured on: `probe` fits the probe; `test` is read by it, reconstructed, and what samples should be."""
+
+    probe: Labelled
+    test: Labelled
+
+    @classmethod
+    def read(cls, *, trained: int, probe: int = 6000, test: int = 4000, part: str = "test") -> "Images":
+        """`trained` images at the front are left to the tokenizers."""
+        train = fashion_mnist("train", _SIDE)
+        held_out = fashion_mnist("test", _SIDE) if part == "test" else train.subset(range(_VALIDATION, len(train)))
+        return cls(probe=train.subset(range(trained, trained + probe)), test=held_out.subset(range(test)))
+
+
+@dataclass
+class Distances:
+    """Frechet distances to the test images, in features of Lite0 and, as a second opinion, of blurred pixels.
+
+    Lite0 is also the teacher of the aligned tokenizers; pixels have nothing to do with it.
+    """
+
+    test: Labelled
+    real: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.network = extractor("lite0", input_size=TEACHER_SIDE)
+        self.real = self.statistics(batches_of(self.test, _BATCH))
+
+    def statistics(self, batches):
+        """Statistics of batches of images in [-1, 1] by name of the distance."""
+        found = {"FD-Lite0": [], "FD-pixels": []}
+        for image_BCHW in batches:
+            levels_BCHW = ((image_BCHW.clamp(-1, 1) + 1) * 127.5).round()
+            found["FD-Lite0"].append(self.network(levels_BCHW))
+            found["FD-pixels"].append(F.avg_pool2d(levels_BCHW[:, :1] / 255, 4).flatten(1))
+        return {name: FeatureStatistics.of(torch.cat(parts)) for name, parts in found.items()}
+
+    def of(self, batches):
+        """Distances of these images to the real ones."""
+        return {name: frechet_distance(made, self.real[name]) for name, made in self.statistics(batches).items()}
+
+
+def tokenizer_figures(tokenizer, images):
+    """Probe accuracy on mean-pooled latents, PSNR and KL, plain numbers."""
+    probe = linear_probe(
+        pooled_features(tokenizer, batches_of(images.probe, _BATCH)),
+        torch.from_numpy(images.probe.labels_N),
+        pooled_features(tokenizer, batches_of(images.test, _BATCH)),
+        torch.from_numpy(images.test.labels_N),
+        names=images.probe.classes,
+    )
+    protocol = Protocol(reference="fashion-mnist", ema=True)
+    result = evaluate(tokenizer, batches_of(images.test, _BATCH), protocol=protocol)
+    return {
+        "probe": 100 * probe.accuracy,
+        "chance": 100 * probe.chance,
+        "majority": 100 * probe.majority,
+        "probe_method": probe.method,
+        "psnr": result["PSNR"].value,
+        "ssim": result["SSIM"].value,
+        "kl_bits_per_pixel": result["KL per pixel"].value,
+    }
+
+
+@torch.no_grad()
+def reconstructions(tokenizer, data):
+    """Batches of what the tokenizer makes of images: the best that its generators can do."""
+    for image_BCHW in batches_of(data, _BATCH):
+        yield tokenizer.decode(tokenizer.encode(image_BCHW))
+
+
+@torch.no_grad()
+def samples(generator, tokenizer, count, *, guidance=1.0, seed=0):
+    """Batches of drawn images, as many of each class."""
+    label_N = torch.from_numpy(np.arange(count) % generator.config.classes)
+    for number, label_B in enumerate(label_N.split(_BATCH)):
+        tokens = generator.sample(label_B, guidance=guidance, seed=1000 * seed + number)
+        yield tokenizer.decode(tokens)
+
+
+def write_tokens(tokenizer, fingerprint, data, folder):
+    """A token store of these images with their labels."""
+    with StoreWriter(folder, tokenizer.spec, fingerprint, Preprocess(_SIDE)) as writer:
+        for number, start in enumerate(range(0, len(data), 1000)):
+            part = data.subset(range(start, min(start + 1000, len(data))))
+            tokens = tokenizer.encode(part.tensor())
+            rows = [Row(key, label=int(label)) for key, label in zip(part.keys, part.labels_N, strict=True)]
+            writer.write_shard(number, tokens, rows)

@@ -1,0 +1,77 @@
+"""Which tokenizers keep characters? Words in several fonts, sizes and colours, read by a reader that trained on none.
+
+python benchmarks/studies/characters.py --out benchmarks/results/2026-11-25-characters.json
+
+Seven bottlenecks in one encoder and decoder at two rates, one seed, against JPEG and WebP. A network that was trained
+on other words, and never on a reconstruction, reads the reconstructions of held-out words. About 10 minutes on one CPU
+core, a third of it for the reader. Beside the record it writes a plot (.png) and a table (.md) of the same name.
+--resume   keep the runs that the record holds already with the same recipe
+--only     20 or 40, bits a position; may be repeated
+--steps N  shorten every run, the reader's as well, and read few words, to try the program out
+"""
+
+import argparse
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from characters_data import COUNT, Reading
+from characters_plan import BITS, runs
+from characters_report import draw, table
+from record import Record, write
+
+from recipes.recipe import TokenizerRecipe
+from recipes.train import train_tokenizer
+from tokenizers_mm.config import parse
+
+_FEW = 20
+
+
+def main():
+    options = arguments()
+    torch.set_num_threads(1)
+    command = f"python benchmarks/studies/characters.py --out benchmarks/results/{options.out.name}"
+    record = Record(options.out, command, options.resume)
+    planned = [
+        run
+        for run in runs(options.steps)
+        if run.bits in options.only and not (options.resume and record.has(run.key, run.recipe))
+    ]
+    if planned or "anchors" not in record.data:
+        reading = Reading(options.work, COUNT if options.steps is None else _FEW, options.steps)
+        record.data["anchors"] = reading.anchors()
+        record.data["codecs"] = {name: reading.codec(name) for name in ("jpeg", "webp")}
+        record.write()
+    for run in planned:
+        record.add(run.key, run.recipe, measured(run, reading, options.work / run.key))
+    write(options.out.with_suffix(".md"), table(record.data))
+    draw(record.data, options.out.with_suffix(".png"))
+    print(f"wrote {options.out} and beside it .md and .png")
+
+
+def measured(run, reading, folder):
+    """Train one tokenizer from scratch and have its reconstructions read."""
+    shutil.rmtree(folder, ignore_errors=True)
+    cpu = time.process_time()
+    tokenizer = train_tokenizer(parse(TokenizerRecipe, run.recipe, run.key), folder).eval()
+    seconds = round(time.process_time() - cpu, 1)
+    found = {"name": run.name, "bits": run.bits, "train_cpu_seconds": seconds} | reading.figures(tokenizer)
+    print(f"{run.key}: {100 * found['accuracy']:.1f} % read, {found['psnr']:.2f} dB, {seconds} s", flush=True)
+    return found
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
+    parser.add_argument("--work", type=Path, default=Path("runs/characters"), help="folder of the reader and the runs")
+    parser.add_argument("--only", action="append", type=int, choices=BITS, metavar="BITS")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    options.only = options.only or list(BITS)
+    return options
+
+
+if __name__ == "__main__":
+    main()

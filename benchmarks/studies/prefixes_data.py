@@ -1,0 +1,110 @@
+"""What the prefix study measures on held-out emoji: pictures of the first k tokens, and what frozen features know."""
+
+import numpy as np
+import torch
+from tiles import mean_psnr
+
+from tokenizers_mm.api import Tokens
+from tokenizers_mm.data.emoji import emoji
+from tokenizers_mm.data.images import to_uint8
+from tokenizers_mm.measure.extractors import extractor
+from tokenizers_mm.measure.frechet import FeatureStatistics, frechet_distance
+from tokenizers_mm.measure.probing import batches_of
+from tokenizers_mm.measure.semantics import cross_validate, linear_probe, pooled_features
+
+# Pixels a side that the network of the distance sees: 32 of an image, enlarged.
+EXTRACTOR_SIZE = 64
+_FOLDS, _BATCH = 5, 64
+
+
+class Images:
+    """Held-out emoji and all of them, and the network that distances are measured in.
+
+    count  use only so many of each
+    """
+
+    def __init__(self, size, count=None):
+        chosen = slice(None) if count is None else slice(0, count)
+        every, held_out, train = (emoji(split, size) for split in ("all", "test", "train"))
+        self.every = every if count is None else every.subset(np.linspace(0, len(every) - 1, 8 * count).astype(int))
+        self.test = held_out.subset(range(len(held_out))[chosen])
+        self.train = train.subset(np.linspace(0, len(train) - 1, len(self.test)).astype(int))
+        self.extractor = extractor("lite0", input_size=EXTRACTOR_SIZE)
+        self._real = self._statistics(self.test.images_NHWC)
+
+    def distance(self, images_NHWC):
+        """Frechet distance to the held-out emoji."""
+        return frechet_distance(self._statistics(images_NHWC), self._real)
+
+    def anchors(self):
+        """What any figure lies above or below: other real emoji, and one mean picture for all."""
+        mean_HWC = emoji("train", self.test.images_NHWC.shape[1]).images_NHWC.mean(0).round().astype(np.uint8)
+        mean_NHWC = np.broadcast_to(mean_HWC, self.test.images_NHWC.shape)
+        return {
+            "distance_name": self.extractor.distance_name,
+            "images": len(self.test),
+            "mean_picture_psnr": mean_psnr(mean_NHWC, self.test.images_NHWC),
+            "training_images_distance": self.distance(self.train.images_NHWC),
+        }
+
+    def prefixes(self, tokenizer):
+        """PSNR and distance for every number of tokens, from one to all."""
+        lengths = range(1, tokenizer.spec.length + 1)
+        pictures = {k: [] for k in lengths}
+        mean_ND = None if tokenizer.spec.order == "nested" else mean_vectors(tokenizer, batches_of(self.train))
+        for image_BCHW in batches_of(self.test, _BATCH):
+            for k, decoded_BCHW in decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND):
+                pictures[k].append(to_uint8(decoded_BCHW).permute(0, 2, 3, 1).numpy())
+        images = {k: np.concatenate(parts) for k, parts in pictures.items()}
+        return {
+            "tokens": list(lengths),
+            "bits": [k * tokenizer.spec.bits_per_image / tokenizer.spec.length for k in lengths],
+            "psnr": [mean_psnr(images[k], self.test.images_NHWC) for k in lengths],
+            "distance": [self.distance(images[k]) for k in lengths],
+        }
+
+    def frozen(self, tokenizer):
+        """PSNR of held-out emoji, and how well a linear probe reads their groups off the mean latent."""
+        parts = [to_uint8(tokenizer.decode(tokenizer.encode(x))) for x in batches_of(self.test, _BATCH)]
+        images_NHWC = torch.cat(parts).permute(0, 2, 3, 1).numpy()
+        features_ND = pooled_features(tokenizer, batches_of(self.every))
+        folds, names = self.every.folds(_FOLDS), self.every.classes
+        result = cross_validate(linear_probe, features_ND, self.every.labels_N, folds, names=names)
+        return {
+            "psnr": mean_psnr(images_NHWC, self.test.images_NHWC),
+            "distance": self.distance(images_NHWC),
+            "probe": 100 * result.accuracy,
+            "majority": 100 * result.majority,
+        }
+
+    def _statistics(self, images_NHWC):
+        statistics = FeatureStatistics.of(self.extractor(_levels(images_NHWC[:_BATCH])))
+        for start in range(_BATCH, len(images_NHWC), _BATCH):
+            statistics.update(self.extractor(_levels(images_NHWC[start : start + _BATCH])))
+        return statistics
+
+
+@torch.no_grad()
+def decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND=None):
+    """Pairs (k, images of the first k tokens).
+
+    mean_ND  of tokens without an order: what stands in place of those that are missing
+    """
+    tokens = tokenizer.encode(image_BCHW)
+    for k in lengths:
+        if mean_ND is None:
+            yield k, tokenizer.decode(Tokens(codes_BNS=tokens.data[:, :k], grid=(k,)))
+            continue
+        z_BND, grid = tokenizer.vectors(tokens)
+        missing_BND = mean_ND[k:].expand(len(z_BND), -1, -1)
+        yield k, tokenizer.pixels(torch.cat([z_BND[:, :k], missing_BND], 1), grid)
+
+
+@torch.no_grad()
+def mean_vectors(tokenizer, batches):
+    """Mean vector [N, D] of every token, the best single guess of one that is missing."""
+    return torch.cat([tokenizer.vectors(tokenizer.encode(image_BCHW))[0] for image_BCHW in batches]).mean(0)
+
+
+def _levels(images_NHWC):
+    return torch.from_numpy(np.ascontiguousarray(images_NHWC)).permute(0, 3, 1, 2).float()

@@ -1,0 +1,58 @@
+"""What the prefix study trains: the packaged recipes `flextok` and `titok` on emoji, and `rae`.
+
+flow    `flextok` as it is: nested tokens, painted by a rectified flow
+pixels  the same encoder and tokens with a decoder that regresses pixels
+titok   `titok`: the same as `pixels` without nesting. It is the control: its tokens have no order, so a prefix should
+        not be a picture
+rae     `rae` as it is, and with random weights in place of the pretrained ones
+
+A recipe stays the plain mapping that its YAML file holds, so a record shows what was trained.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.recipe import find_recipe
+from tokenizers_mm.config import override, read_yaml
+
+KINDS = ("pixels", "titok", "flow", "rae", "rae-random")
+SEEDS = {"pixels": (0, 1, 2), "titok": (0, 1, 2), "flow": (0, 1, 2), "rae": (0,), "rae-random": (0,)}
+_RECIPES = {"pixels": "flextok", "titok": "titok", "flow": "flextok", "rae": "rae", "rae-random": "rae"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: what it is called above, its seed, and the recipe as YAML would say it."""
+
+    kind: str
+    seed: int
+    recipe: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Name of its folder and of its record."""
+        return f"{self.kind}-seed{self.seed}"
+
+
+def runs(steps: int | None = None) -> list[Run]:
+    """All runs in the order they are made, seed by seed; `steps` shortens every one, to try the program out."""
+    seeds = sorted({seed for seeds in SEEDS.values() for seed in seeds})
+    return [
+        Run(kind=kind, seed=seed, recipe=_recipe(kind, seed, steps))
+        for seed in seeds
+        for kind in KINDS
+        if seed in SEEDS[kind]
+    ]
+
+
+def _recipe(kind: str, seed: int, steps: int | None) -> dict[str, Any]:
+    changes = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000", f"train.seed={seed}"]
+    if steps is not None:
+        changes.append(f"train.steps={steps}")
+    if kind == "rae-random":
+        changes.append("model.net.random_init=true")
+    recipe = override(read_yaml(find_recipe(_RECIPES[kind])), changes)
+    if kind == "pixels":
+        recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "decoder_net"}
+        recipe["objective"] = {"l1": 0, "l2": 1, "bottleneck": 0}
+    return recipe

@@ -1,0 +1,51 @@
+"""`tmm compare`: tokenizers side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["compare"]
+
+
+def compare(
+    tokenizers: Annotated[
+        list[str], typer.Argument(help="Run or tokenizer folders, weights files, hub names, lite0, timm:MODEL.")
+    ],
+    images: Annotated[str, typer.Option(help="Held-out photos, emoji or fashion-mnist, or an image folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for index.html and compare.json.")] = Path("compare"),
+    name: Annotated[list[str] | None, typer.Option(help="What to call each, in order (repeatable).")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images, where the tokenizers leave a choice.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
+    ] = "default",
+    perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
+    fd: Annotated[str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL.")] = None,
+    probe: Annotated[
+        str, typer.Option(help="Labelled images to probe on: a set, a folder, none, or auto: IMAGES, with labels.")
+    ] = "auto",
+    probe_limit: Annotated[int, typer.Option(min=1, help="Use so many labelled images of each part.")] = 4000,
+    pictures: Annotated[int, typer.Option(min=1, help="Show so many images.")] = 8,
+    speed: Annotated[bool, typer.Option(help="Measure speed and memory, a process for each tokenizer.")] = True,
+) -> None:
+    """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
+    from recipes.compare.measure import Settings, compare_tokenizers
+    from recipes.compare.page import write_comparison
+
+    settings = Settings(
+        images=images,
+        size=size,
+        limit=limit,
+        preset=preset,
+        perceptual=perceptual,
+        frechet=fd,
+        probe=probe,
+        probe_limit=probe_limit,
+        speed=speed,
+        pictures=pictures,
+    )
+    comparison = compare_tokenizers(tokenizers, settings, names=name or [], progress=print)
+    print(f"open {write_comparison(comparison, out)}")

@@ -1,0 +1,164 @@
+"""What a tokenizer is, told before anything is measured: name, parts, tokens, and which images it takes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recipes.image_sets import image_set
+from recipes.run_folder import resolve
+from tokenizers_mm import Autoencoder, Fused, TokenSpec, Tower, fingerprint, load
+from tokenizers_mm.checkpoints.kinds import Model, only_side, takes_one_size
+from tokenizers_mm.data.images import Preprocess
+
+__all__ = ["Contestant", "common_size", "introduce", "open_model", "unique_names"]
+
+_DRAWN = ("emoji", "fashion-mnist")  # made for a size, so they have none of their own
+_INNER = ("tokenizer", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One tokenizer.
+
+    source        what `load` takes; name  how it is called on the page
+    what          its parts, in words
+    spec          of its own image size
+    weights       numbers in its state, encoder and decoder together
+    only          side of the square images that it takes, where it takes no others; None for a tower, which resizes
+    downsampling  sides of its images are multiples of it
+    encode_only   has no decoder
+    fingerprint   of options and weights
+    licence       of the weights, where they are public ones
+    """
+
+    source: str
+    name: str
+    what: str
+    spec: TokenSpec
+    weights: int
+    only: int | None
+    downsampling: int
+    encode_only: bool
+    fingerprint: str
+    licence: str
+
+    @property
+    def tokens(self) -> str:
+        """What one image becomes, in words: grid and what stands at a position."""
+        grid: tuple[Any, ...] = self.spec.grid
+        scales = grid if isinstance(grid[0], tuple) else (grid,)
+        places = ", ".join(" × ".join(str(side) for side in scale) for scale in scales)
+        if not self.spec.discrete:
+            return f"{places}, {self.spec.dim} channels"
+        sizes = self.spec.codes
+        codes = f"{sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{size:,}" for size in sizes)
+        return f"{places}, {f'{len(sizes)} codes' if len(sizes) > 1 else '1 code'} of {codes}"
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def open_model(source: str, size: int | None) -> Model:
+    """Load it, in eval mode; a tower, which resizes whatever it is given, as a view of it for images of this size."""
+    model = load(resolve(Path(source), "tokenizer")).eval()
+    if size is None or not isinstance(model, Tower):
+        return model
+    view = copy.copy(model)
+    view.config = replace(model.config, image_size=size)
+    view.spec = replace(model.spec, image_size=(size, size))
+    return view
+
+
+def introduce(source: str, name: str) -> Contestant:
+    """Load it and say what it is; raises what `load` raises, and `ValueError` where its images are not square."""
+    model = open_model(source, None)
+    tower, only = isinstance(model, Tower), only_side(model)
+    if takes_one_size(model) and only is None and not tower:
+        raise ValueError(f"{source}: takes images of {model.spec.image_size} only; a comparison is on square ones")
+    return Contestant(
+        source=source,
+        name=name,
+        what=_what(model),
+        spec=model.spec,
+        weights=sum(math.prod(tensor.shape) for tensor in model.state_dict().values()),
+        only=None if tower else only,
+        downsampling=model.downsampling,
+        encode_only=tower,
+        fingerprint=fingerprint(model),
+        licence="" if model.origin is None else model.origin.licence_weights,
+    )
+
+
+def unique_names(sources: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """A name for each: the given ones, or the last parts of the paths, as many as tell all apart.
+
+    Raises `ValueError` for a source or a name that comes twice, and where names do not pair with sources.
+    """
+    if names and len(names) != len(sources):
+        raise ValueError(f"{len(names)} names for {len(sources)} tokenizers: give one for each, in their order")
+    chosen, what = (list(names), "name") if names else (list(sources), "tokenizer")
+    twice = [name for number, name in enumerate(chosen) if name in chosen[:number] or not name.strip()]
+    if twice:
+        raise ValueError(f"{what} {twice[0]!r} is given twice, or empty: every one needs its own")
+    if names:
+        return chosen
+    paths = [_parts(source) for source in sources]
+    for count in range(1, max(map(len, paths)) + 1):
+        short = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(short)) == len(short):
+            return short
+    return chosen
+
+
+def common_size(contestants: Sequence[Contestant], images: str, size: int | None) -> int | None:
+    """Side of the images that all are given, or None: images as they are, padded to whole positions.
+
+    That of the tokenizers that take no other; else, of images that are drawn to a size, the one that all were built
+    for. Towers follow the rest, for they resize by themselves. Raises `ValueError` naming who disagrees.
+    """
+    decoders = [contestant for contestant in contestants if not contestant.encode_only]
+    if size is None:
+        wanted = {contestant.name: contestant.only for contestant in decoders if contestant.only is not None}
+        if not wanted and image_set(images).images in _DRAWN:
+            wanted = {contestant.name: contestant.spec.image_size[0] for contestant in decoders}
+        if len(set(wanted.values())) > 1:
+            sides = ", ".join(f"{name} {side}" for name, side in wanted.items())
+            raise ValueError(f"image sizes differ ({sides}): choose one with --size that all take, or leave some out")
+        size = next(iter(wanted.values()), None)
+    for contestant in decoders:
+        _check_size(contestant, size)
+    return size
+
+
+def _check_size(contestant: Contestant, size: int | None) -> None:
+    if contestant.only not in (None, size):
+        raise ValueError(f"{contestant.name} takes images of {contestant.only} pixels a side only, not {size}")
+    try:
+        Preprocess(size, contestant.downsampling)
+    except ValueError as error:
+        raise ValueError(f"{contestant.name}: {error}") from error
+
+
+def _parts(source: str) -> list[str]:
+    parts = list(Path(source).parts) if "/" in source and ":" not in source else [source]
+    return parts[:-1] if len(parts) > 1 and parts[-1] in _INNER else parts
+
+
+def _what(model: Model) -> str:
+    """Parts in words."""
+    if isinstance(model, Fused):
+        halves: tuple[Any, Any] = (model.semantic, model.perceptual)
+        return f"fused {model.how}-wise: {' + '.join(_what(half) for half in halves)}"
+    if isinstance(model, Tower):
+        return f"tower {model.name}"
+    assert isinstance(model, Autoencoder)
+    config = model.config
+    nets = config.net.kind if config.decoder_net is None else f"{config.net.kind} to {config.decoder_net.kind}"
+    head = "" if config.semantic is None else ", semantic head"
+    return f"{config.bottleneck['kind']}, {nets} net{head}"

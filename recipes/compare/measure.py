@@ -1,0 +1,250 @@
+"""Measure tokenizers on the same images, each in a process of its own, so that speed and memory are its own too."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import multiprocessing
+import platform
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+
+from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
+from recipes.compare.contestants import Contestant, common_size, introduce, open_model, unique_names
+from recipes.evaluate import Extras, evaluate_images
+from recipes.image_sets import image_set
+from recipes.page.picture import Pixels
+from tokenizers_mm.checkpoints.kinds import Model
+from tokenizers_mm.data.images import find_images, pad_to_multiple, to_tensor, to_uint8, unpad
+from tokenizers_mm.data.notes import read_notes
+from tokenizers_mm.measure.codecs import Codec
+from tokenizers_mm.measure.evaluate import Evaluation
+from tokenizers_mm.measure.presets import preset
+
+__all__ = ["CODECS", "Comparison", "Measured", "Settings", "apart", "compare_tokenizers"]
+
+CODECS: tuple[Codec, ...] = ("jpeg", "webp")
+MOST = 10
+_CODEC_PIXELS = 2**20
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured, the same for all.
+
+    images      an image folder, or photos, emoji, fashion-mnist: their held-out parts
+    size        side of the images; None: that of `common_size`
+    limit       use the first so many images
+    preset      whose conventions to follow, see `measure.presets`
+    perceptual  a perceptual distance, or none;  frechet  extractor of a Frechet distance, or None
+    probe       labelled images for linear probe and neighbours, "none", or "auto": those of `images`, where they have
+                labels;  probe_limit  so many of each part
+    speed       images per second and peak memory, each tokenizer in a process of its own
+    pictures    so many images are shown
+    """
+
+    images: str
+    size: int | None = None
+    limit: int | None = None
+    preset: str = "default"
+    perceptual: str = "none"
+    frechet: str | None = None
+    probe: str = "auto"
+    probe_limit: int | None = 4000
+    speed: bool = True
+    pictures: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one."""
+        for name in ("size", "limit", "probe_limit", "pictures"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """One tokenizer, its figures, and its pictures of the images that are shown (none where it has no decoder)."""
+
+    contestant: Contestant
+    evaluation: Evaluation
+    pictures: tuple[Pixels, ...] = ()
+
+    def value(self, name: str) -> float | None:
+        """The figure of that name, or None."""
+        return next((m.value for m in self.evaluation.measurements if m.name == name), None)
+
+    @property
+    def rate(self) -> float:
+        """Bits per pixel that its tokens can carry."""
+        return self.evaluation["Rate per pixel"].value
+
+    @property
+    def spent(self) -> float | None:
+        """Bits per pixel that an ideal coder would need: entropy of the codes, or KL of the posterior."""
+        return self.value("Marginal entropy per pixel") or self.value("KL per pixel")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Everything that the page shows.
+
+    title      of the images;  count  how many were measured
+    originals  the images that are shown
+    codecs     curves of ordinary codecs on `codec_images` of the images, evenly spread;  tiled  all in one file
+    """
+
+    settings: Settings
+    title: str
+    originals: tuple[Pixels, ...]
+    tokenizers: tuple[Measured, ...]
+    codecs: Mapping[str, Sequence[CodecPoint]]
+    codec_images: int
+    tiled: bool
+    environment: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Images measured."""
+        return self.tokenizers[0].evaluation.measurements[0].protocol.samples
+
+    def to_json(self) -> str:
+        """All figures with their protocols, without pictures."""
+        record = {
+            "images": self.title,
+            "settings": asdict(self.settings),
+            "tokenizers": [one.contestant.record() | one.evaluation.record() for one in self.tokenizers],
+            "codecs": {
+                "images": self.codec_images,
+                "one_file": self.tiled,
+                **{name: [point.record() for point in curve] for name, curve in self.codecs.items()},
+            },
+            "environment": dict(self.environment),
+        }
+        return json.dumps(record, indent=1, allow_nan=False)
+
+
+def compare_tokenizers(
+    sources: Sequence[str],
+    settings: Settings,
+    *,
+    names: Sequence[str] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Measure all on the same images; whatever does not fit is refused before anything is measured.
+
+    Raises `ValueError` for no tokenizers or too many, images of sizes that not all can take, and what `load`,
+    `evaluate_images` and the images' files raise.
+    """
+    if not 1 <= len(sources) <= MOST:
+        raise ValueError(f"{len(sources)} tokenizers: a comparison takes 1 to {MOST}")
+    named = zip(sources, unique_names(sources, names), strict=True)
+    contestants = [introduce(source, name) for source, name in named]
+    settings = replace(settings, size=common_size(contestants, settings.images, settings.size), probe=_probe(settings))
+    sample = _sample(settings, contestants)
+    originals = tuple(spread(sample, settings.pictures))
+    tokenizers = []
+    for contestant in contestants:
+        progress(f"measuring {contestant.name}: {contestant.what}")
+        arguments = (contestant, settings, originals)
+        tokenizers.append(apart(_measured, *arguments) if settings.speed else _measured(*arguments))
+    progress("writing JPEG and WebP at every quality")
+    return Comparison(
+        settings=settings,
+        title=image_set(settings.images).title,
+        originals=originals,
+        tokenizers=tuple(tokenizers),
+        codecs={codec: codec_curve(sample, codec) for codec in CODECS},
+        codec_images=len(sample),
+        tiled=in_one_file(sample),
+        environment=_environment(),
+    )
+
+
+def apart(function: Callable[..., R], *arguments: Any) -> R:
+    """Call it in a fresh process, which is gone afterwards; what it raises is raised here."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _measured(contestant: Contestant, settings: Settings, originals: Sequence[Pixels]) -> Measured:
+    extras = Extras(
+        frechet=settings.frechet,
+        probe=None if settings.probe == "none" else settings.probe,
+        probe_limit=settings.probe_limit,
+        speed=settings.speed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # every tokenizer warned when it was introduced
+        model = open_model(contestant.source, settings.size)
+    evaluation = evaluate_images(
+        model,
+        settings.images,
+        size=settings.size,
+        perceptual_name=settings.perceptual,
+        limit=settings.limit,
+        preset_name=settings.preset,
+        extras=extras,
+    )
+    pictures = () if contestant.encode_only else _reconstructed(model, originals)
+    return Measured(contestant=contestant, evaluation=evaluation, pictures=pictures)
+
+
+@torch.no_grad()
+def _reconstructed(model: Model, originals: Sequence[Pixels]) -> tuple[Pixels, ...]:
+    """Each on its own: their sizes may differ."""
+    pictures = []
+    for pixels in originals:
+        image_BCHW = to_tensor(pixels)[None]
+        padded_BCHW, size = pad_to_multiple(image_BCHW, model.downsampling)
+        output_BCHW = unpad(model.decode(model.encode(padded_BCHW)), size)
+        pictures.append(to_uint8(output_BCHW)[0].permute(1, 2, 0).numpy())
+    return tuple(pictures)
+
+
+def _sample(settings: Settings, contestants: Sequence[Contestant]) -> list[Pixels]:
+    """The images, or as many of them, evenly spread, as codecs write in reasonable time."""
+    side = settings.size or contestants[0].spec.image_size[0]
+    every = image_set(settings.images).pixels(side, settings.limit)
+    how = preset(settings.preset)
+    sized = (pixels if settings.size is None else how(pixels, settings.size) for pixels in every)
+    first = next(sized, None)
+    if first is None:
+        raise ValueError(f"{settings.images}: there is nothing to measure")
+    return evenly(chain([first], sized), max(2, _CODEC_PIXELS // first[..., 0].size))
+
+
+def _probe(settings: Settings) -> str:
+    """What "auto" means: a named set that has labels, a folder that has classes, or none."""
+    base = settings.images.partition(":")[0]
+    if settings.probe != "auto":
+        return settings.probe
+    if base == "photos":
+        return "none"
+    if base in ("emoji", "fashion-mnist"):
+        return base
+    try:
+        notes = read_notes(settings.images, find_images(settings.images))
+        return settings.images if len(notes.classes) > 1 else "none"
+    except ValueError:
+        return "none"  # no labels, or broken ones: naming the folder as the probe says what is wrong with them
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("tokenizers-mm", "torch", "torchvision", "timm", "numpy", "pillow")
+    return {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+    }

@@ -1,0 +1,103 @@
+"""The images a tokenizer can be measured on, by name: photos, emoji, fashion-mnist, or any folder.
+
+emoji and fashion-mnist have a training and a held-out part: `emoji` means the held-out images where reconstructions
+are measured, `emoji:train` the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizers_mm.data.annotated import labelled_folder
+from tokenizers_mm.data.emoji import emoji
+from tokenizers_mm.data.fashion import fashion_mnist
+from tokenizers_mm.data.images import decode, find_images
+from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.data.photos import heldout_photos, training_photos
+from tokenizers_mm.measure.probing import ProbeData
+
+__all__ = ["ImageSet", "image_set", "probe_data"]
+
+Pixels = NDArray[np.uint8]
+
+_LABELLED: dict[str, Callable[..., Labelled]] = {"emoji": emoji, "fashion-mnist": fashion_mnist}
+_PHOTOS = {"test": heldout_photos, "train": training_photos}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by name: `images` to measure on, `split` of those that have one (test, train; emoji also all)."""
+
+    images: str
+    split: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a protocol calls them."""
+        if self.images == "photos":
+            return f"photographs of {'scikit-learn, held out' if self.split == 'test' else 'scikit-image'}"
+        return f"{self.images}, {self.split}" if self.split else Path(self.images).name
+
+    def others(self) -> ImageSet | None:
+        """The training part, where the set has one and this is not it."""
+        return ImageSet(self.images, "train") if self.split == "test" else None
+
+    def pixels(self, size: int, limit: int | None = None) -> Iterator[Pixels]:
+        """Uint8 [H, W, 3]; `size` is that of sets that are drawn or padded to a size."""
+        yield from islice(self._all(size), limit)
+
+    def _all(self, size: int) -> Iterator[Pixels]:
+        if self.images == "photos":
+            yield from _PHOTOS[self.split]().values()
+        elif self.images in _LABELLED:
+            yield from _LABELLED[self.images](self.split, size).images_NHWC
+        else:
+            for path in find_images(Path(self.images)):
+                yield decode(path)
+
+
+def image_set(name: str, split: str = "test") -> ImageSet:
+    """A set by name, `NAME:SPLIT` for another part than `split`; anything else is a folder."""
+    base, _, part = name.partition(":")
+    allowed = {"photos": ("train", "test"), "emoji": ("train", "test", "all"), "fashion-mnist": ("train", "test")}
+    if base not in allowed:
+        return ImageSet(name)
+    part = part or split
+    if part not in allowed[base]:
+        raise ValueError(f"images {name!r}: {base} has the parts {', '.join(allowed[base])}")
+    return ImageSet(base, part)
+
+
+def probe_data(name: str, size: int, limit: int | None = None) -> ProbeData:
+    """Labelled images to probe on.
+
+    name   emoji (5 folds over all, near-duplicates together; emoji:test for the held-out ones alone), fashion-mnist
+           (trained on its training part, tested on the other), or a folder with labels (5 folds), or one with labelled
+           folders train/ and test/ in it
+    limit  use so many images of each part, evenly spread
+    """
+    if name.partition(":")[0] == "emoji":
+        chosen = image_set(name, "all")
+        return ProbeData(name=chosen.title, train=_spread(_LABELLED["emoji"](chosen.split, size), limit))
+    if name == "fashion-mnist":
+        train, test = (_spread(_LABELLED[name](part, size), limit) for part in ("train", "test"))
+        return ProbeData(name="fashion-mnist, test", train=train, test=test)
+    root = Path(name)
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        parts = [_spread(labelled_folder(root / part, size), limit) for part in ("train", "test")]
+        if parts[0].classes != parts[1].classes:
+            raise ValueError(f"{root}: train/ and test/ have other classes: {parts[0].classes} and {parts[1].classes}")
+        return ProbeData(name=f"{root.name}, test", train=parts[0], test=parts[1])
+    return ProbeData(name=root.name, train=_spread(labelled_folder(root, size), limit))
+
+
+def _spread(data: Labelled, limit: int | None) -> Labelled:
+    if limit is None or limit >= len(data):
+        return data
+    return data.subset(np.linspace(0, len(data) - 1, limit).astype(int))

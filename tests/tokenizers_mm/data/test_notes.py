@@ -1,0 +1,131 @@
+"""Captions and labels beside images: four places, and an error that names the file wherever something does not pair."""
+
+import json
+
+import pytest
+
+from tokenizers_mm.data.notes import Notes, read_notes
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for key in ("cat/a.png", "cat/b.jpg", "dog_big/c.png"):
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        (tmp_path / key).touch()
+    return tmp_path
+
+
+def images(folder):
+    return [folder / key for key in ("cat/a.png", "cat/b.jpg", "dog_big/c.png")]
+
+
+def write_jsonl(folder, *notes):
+    (folder / "captions.jsonl").write_text("\n".join(json.dumps(note) for note in notes))
+
+
+def write_texts(folder, *texts):
+    for image, text in zip(images(folder), texts, strict=True):
+        if text is not None:
+            image.with_suffix(".txt").write_text(text)
+
+
+def test_lines_of_json(folder):
+    write_jsonl(
+        folder,
+        {"file": "dog_big/c.png", "caption": "a dog", "label": 1},
+        {"file": "cat/a.png", "caption": "a cat", "label": 0},
+        {"file": "cat/b.jpg", "caption": "an old cat", "label": 0},
+    )
+    captions = ("a cat", "an old cat", "a dog")
+    assert read_notes(folder, images(folder)) == Notes(captions, (0, 0, 1), ("0", "1"))
+    (folder / "classes.json").write_text('["cat", "dog", "bird"]')
+    assert read_notes(folder, images(folder)).classes == ("cat", "dog", "bird")
+
+
+def test_tables(folder):
+    (folder / "captions.csv").write_text(
+        'caption,file,label\n"a, cat",cat/a.png,cat\nb,cat/b.jpg,cat\nc,dog_big/c.png,dog'
+    )
+    assert read_notes(folder, images(folder)) == Notes(("a, cat", "b", "c"), (0, 0, 1), ("cat", "dog"))
+    (folder / "classes.json").write_text('["dog", "cat"]')
+    assert read_notes(folder, images(folder)).labels == (1, 1, 0)
+    (folder / "captions.csv").write_text("file,label\ncat/a.png,0\ncat/b.jpg,1\ndog_big/c.png,1")
+    assert read_notes(folder, images(folder)) == Notes((), (0, 1, 1), ("dog", "cat"))
+
+
+def test_texts_beside_images(folder):
+    write_texts(folder, "a\n cat ", "b", "c")
+    assert read_notes(folder, images(folder)) == Notes(("a cat", "b", "c"), (), ())
+
+
+def test_a_folder_per_class(folder):
+    assert read_notes(folder, images(folder)) == Notes(("cat", "cat", "dog big"), (0, 0, 1), ("cat", "dog_big"))
+
+
+FULL = [{"file": key, "caption": key, "label": 0} for key in ("cat/a.png", "cat/b.jpg", "dog_big/c.png")]
+
+
+@pytest.mark.parametrize(
+    ("notes", "message"),
+    [
+        (FULL[:2], "captions.jsonl: 1 of 3 images have no caption; the first is 'dog_big/c.png'"),
+        ([*FULL[:2], {"file": "dog_big/c.png", "caption": "c"}], "captions.jsonl: 1 of 3 images have no label"),
+        ([*FULL, {"file": "x.png"}], "captions.jsonl: 1 lines name no image under .*'x.png'"),
+        ([*FULL, FULL[0]], "captions.jsonl line 4: 'cat/a.png' has a line already"),
+        ([*FULL[:2], FULL[2] | {"caption": " "}], "captions.jsonl: the caption of 'dog_big/c.png' is empty"),
+        ([*FULL[:2], FULL[2] | {"label": -1}], r"captions.jsonl: labels span -1\.\.0"),
+        ([{"file": 3}], "captions.jsonl line 1: expected"),
+        ([{"file": "cat/a.png"}], "captions.jsonl: holds neither captions nor labels"),
+    ],
+)
+def test_lines_of_json_that_do_not_pair(folder, notes, message):
+    write_jsonl(folder, *notes)
+    with pytest.raises(ValueError, match=message):
+        read_notes(folder, images(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,caption\na,b", r"captions.csv line 1: expected the columns file, .* found \['caption', 'name'\]"),
+        ("file,caption\ncat/a.png,a\ncat/a.png,b", "captions.csv line 3: 'cat/a.png' has a line already"),
+        ("file,caption\ncat/a.png,a\ncat/b.jpg,\ndog_big/c.png,c", "captions.csv: the caption of 'cat/b.jpg' is empty"),
+        (
+            "file,label\ncat/a.png,a\ncat/b.jpg,fish\ndog_big/c.png,a",
+            "captions.csv: label 'fish' is not in classes.json",
+        ),
+        ("file,label\ncat/a.png,0\ncat/b.jpg,9\ndog_big/c.png,0", r"labels span 0\.\.9: expected 0\.\.0"),
+        ('file,caption\ncat/a.png,"a', r"captions.csv line \d: unexpected end of data"),
+    ],
+)
+def test_tables_that_do_not_pair(folder, text, message):
+    (folder / "classes.json").write_text('["a"]')
+    (folder / "captions.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_notes(folder, images(folder))
+
+
+def test_texts_that_do_not_pair(folder):
+    write_texts(folder, "a", None, "c")
+    with pytest.raises(ValueError, match=r"b\.txt: missing, while other images have one"):
+        read_notes(folder, images(folder))
+    write_texts(folder, "a", "  \n", "c")
+    with pytest.raises(ValueError, match=r"b\.txt: the caption is empty"):
+        read_notes(folder, images(folder))
+    (folder / "cat" / "b.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"b\.txt: cannot be read"):
+        read_notes(folder, images(folder))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '["a", ""]', "[1]", "["])
+def test_class_names_must_be_a_list(folder, text):
+    write_jsonl(folder, *FULL)
+    (folder / "classes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.json: "):
+        read_notes(folder, images(folder))
+
+
+def test_no_notes_at_all(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(ValueError, match=r"no captions and no labels; add captions\.jsonl"):
+        read_notes(tmp_path, [tmp_path / "a.png"])
