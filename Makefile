@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check bench gpu slow clean
+.PHONY: demo test check bench studies gpu slow clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,6 +26,11 @@ check: .venv/ready ## lint, format, types
 bench: .venv/ready ## timed comparisons, interleaved, parity first
 	$(BIN)/python -m pytest -q benchmarks --benchmark-only
 	$(BIN)/python benchmarks/plots.py
+
+studies: .venv/ready ## what tokenizers reach on real images; hours on one core, --resume goes on (see benchmarks/README.md)
+	for name in rate_distortion alignment text_and_fusion characters prefixes; do \
+	  $(BIN)/python benchmarks/studies/$$name.py --resume --out benchmarks/results/$$(date +%F)-$$(echo $$name | tr _ -).json || exit 1; \
+	done
 
 gpu: .venv/ready ## CUDA kernels on a GPU: parity, timed comparisons, roofline
 	$(BIN)/python benchmarks/gpu.py

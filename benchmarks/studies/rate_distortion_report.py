@@ -111,7 +111,7 @@ def draw(record, path):
     for group in groups:
         _draw_group(next(spare), record, group)
     for title, change in (("entropy weight", "entropy"), ("temperature", "temperature")) if curve else ():
-        _draw_curve(next(spare), curve, title, change)
+        _draw_curve(next(spare), record, title, change)
     for unused in spare:
         unused.axis("off")
     figure.suptitle(caption(record), fontsize=9)
@@ -150,22 +150,35 @@ def _draw_group(axes, record, group):
     axes.legend(fontsize=7)
 
 
-def _draw_curve(axes, rows, title, change):
-    twin = axes.twinx()
+def _draw_curve(axes, record, title, change):
+    twin, values = axes.twinx(), []
     for name in ("lfq", "bsq"):
-        points = sorted((row["change"][change], row["held_out"]["emoji"]) for row in rows
-                        if row["name"] == name and set(row["change"]) == {change})  # fmt: skip
+        points = _curve_points(record, name, change)
         places = [value for value, _ in points]
-        axes.plot(
-            places, [100 * min(found["usage"]) for _, found in points], "o-", color=COLOURS[name], label=LABELS[name]
-        )
-        twin.plot(places, [found["psnr"] for _, found in points], "s--", color=COLOURS[name], markersize=4)
+        used = [100 * min(found["usage"]) for _, found in points]
+        psnr = [found["psnr"] for _, found in points]
+        axes.plot(places, used, "o-", color=COLOURS[name], label=LABELS[name])
+        twin.plot(places, psnr, "s--", color=COLOURS[name], markersize=4)
+        values += psnr
     axes.axhline(80, color="#cccccc", linewidth=1)
-    axes.set_xscale("symlog", linthresh=5e-4)
+    if change == "temperature":
+        axes.set_xscale("log")
+    else:
+        axes.set_xscale("symlog", linthresh=2e-3)
+        axes.set_xlim(left=-3e-4)
     axes.set(title=f"Emoji: usage and PSNR over {title}", xlabel=title, ylabel="usage in % (solid)", ylim=(0, 103))
-    twin.set(ylabel="PSNR, dB (dashed)")
+    twin.set(ylabel="PSNR, dB (dashed)", ylim=(min(values) - 1.5, max(values) + 0.5))
     axes.title.set_fontsize(9)
     axes.legend(fontsize=7, loc="lower right")
+
+
+def _curve_points(record, name, change):
+    """Pairs (value, figures) by value; what the recipe itself says is a point of every curve."""
+    rows = [row for row in record["runs"].values() if row["group"] == "curve" and row["name"] == name]
+    table = record["runs"].get(f"emoji-{name}", {}).get("recipe", {}).get("model")
+    chosen = [row for row in rows if set(row["change"]) == {change} or row["recipe"]["model"] == table]
+    points = {row["recipe"]["model"]["bottleneck"][change]: row["held_out"]["emoji"] for row in chosen}
+    return sorted(points.items())
 
 
 def caption(record):
