@@ -53,7 +53,7 @@ def bottleneck(name: str, bits: int) -> dict[str, Any]:
 
 
 def runs(steps: int | None = None) -> list[Run]:
-    """All runs in the order they are made, rate by rate; `steps` shortens every one, to try the program out."""
+    """All runs in the order they are made, rate by rate; `steps` shortens every one, on few words, to try it out."""
     return [Run(name=name, bits=bits, recipe=_recipe(name, bits, steps)) for bits in BITS for name in NAMES]
 
 
@@ -65,7 +65,7 @@ def _inner(bits: int) -> dict[str, Any]:
 def _recipe(name: str, bits: int, steps: int | None) -> dict[str, Any]:
     changes = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000"]
     if steps is not None:
-        changes.append(f"train.steps={steps}")
+        changes += [f"train.steps={steps}", "data.count=64"]
     if name == "vae":
         changes.append(f"objective.bottleneck={_KL_WEIGHT[bits]}")
     recipe = override(read_yaml(find_recipe(RECIPE)), changes)

@@ -34,7 +34,7 @@ def table(record):
 
 
 def at_rate(points, bits, name):
-    """The codec's value at just this rate, between its qualities; None where its files are all larger or all smaller."""
+    """The value of the codec at just this rate, between its qualities; None outside them."""
     places = [point["bits_per_image"] for point in points]
     if not places[0] <= bits <= places[-1]:
         return None
@@ -45,10 +45,10 @@ def draw(record, path):
     """Accuracy over bits an image, with the reader on originals and on shuffled pictures as lines."""
     figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     anchors = record["anchors"]
-    for name, style in (("originals", "-"), ("shuffled", ":")):
+    for name, style, side in (("originals", "-", "top"), ("shuffled", ":", "bottom")):
         axes.axhline(100 * anchors[name], color="#bbbbbb", linestyle=style, linewidth=1)
-        axes.text(0.99, 100 * anchors[name] - 1, f"reader on {name}", ha="right", va="top", fontsize=7,
-                  color="#777777", transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.text(0.01, 100 * anchors[name], f"reader on {name}", va=side, fontsize=7, color="#777777",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
     for codec, points in record["codecs"].items():
         axes.plot([p["bits_per_image"] for p in points], [100 * p["accuracy"] for p in points], color=COLOURS[codec],
                   label=LABELS[codec], zorder=1)  # fmt: skip
@@ -59,7 +59,7 @@ def draw(record, path):
     axes.set(xlabel="bits an image (VAE: KL)", ylabel="characters read, %", ylim=(0, 103), xscale="log")
     axes.set_title("Characters of held-out words that a reader finds in reconstructions, 32x96, f4", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 0.04))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -14,21 +14,22 @@ from tokenizers_mm.measure.semantics import cross_validate, linear_probe, pooled
 
 # Pixels a side that the network of the distance sees: 32 of an image, enlarged.
 EXTRACTOR_SIZE = 64
+# Numbers of tokens whose pictures are compared as a distribution.
+DISTANCES = (1, 2, 4, 8)
 _FOLDS, _BATCH = 5, 64
 
 
 class Images:
     """Held-out emoji and all of them, and the network that distances are measured in.
 
-    count  use only so many of each
+    count  use only so many held-out ones, and eight times as many of all
     """
 
     def __init__(self, size, count=None):
-        chosen = slice(None) if count is None else slice(0, count)
         every, held_out, train = (emoji(split, size) for split in ("all", "test", "train"))
-        self.every = every if count is None else every.subset(np.linspace(0, len(every) - 1, 8 * count).astype(int))
-        self.test = held_out.subset(range(len(held_out))[chosen])
-        self.train = train.subset(np.linspace(0, len(train) - 1, len(self.test)).astype(int))
+        self.test = held_out if count is None else _spread(held_out, count)
+        self.every = every if count is None else _spread(every, 8 * count)
+        self.train = _spread(train, len(self.test))
         self.extractor = extractor("lite0", input_size=EXTRACTOR_SIZE)
         self._real = self._statistics(self.test.images_NHWC)
 
@@ -48,7 +49,7 @@ class Images:
         }
 
     def prefixes(self, tokenizer):
-        """PSNR and distance for every number of tokens, from one to all."""
+        """PSNR for every number of tokens, from one to all, and the distance for some."""
         lengths = range(1, tokenizer.spec.length + 1)
         pictures = {k: [] for k in lengths}
         mean_ND = None if tokenizer.spec.order == "nested" else mean_vectors(tokenizer, batches_of(self.train))
@@ -60,7 +61,7 @@ class Images:
             "tokens": list(lengths),
             "bits": [k * tokenizer.spec.bits_per_image / tokenizer.spec.length for k in lengths],
             "psnr": [mean_psnr(images[k], self.test.images_NHWC) for k in lengths],
-            "distance": [self.distance(images[k]) for k in lengths],
+            "distance": [self.distance(images[k]) if k in DISTANCES else None for k in lengths],
         }
 
     def frozen(self, tokenizer):
@@ -104,6 +105,11 @@ def decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND=None):
 def mean_vectors(tokenizer, batches):
     """Mean vector [N, D] of every token, the best single guess of one that is missing."""
     return torch.cat([tokenizer.vectors(tokenizer.encode(image_BCHW))[0] for image_BCHW in batches]).mean(0)
+
+
+def _spread(data, count):
+    """So many images, or all there are, from beginning to end."""
+    return data.subset(np.linspace(0, len(data) - 1, min(count, len(data))).astype(int))
 
 
 def _levels(images_NHWC):

@@ -16,7 +16,7 @@ from recipes.recipe import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 KINDS = ("pixels", "titok", "flow", "rae", "rae-random")
-SEEDS = {"pixels": (0, 1, 2), "titok": (0, 1, 2), "flow": (0, 1, 2), "rae": (0,), "rae-random": (0,)}
+SEEDS = {"pixels": (0, 1, 2), "titok": (0, 1, 2), "flow": (0,), "rae": (0,), "rae-random": (0,)}
 _RECIPES = {"pixels": "flextok", "titok": "titok", "flow": "flextok", "rae": "rae", "rae-random": "rae"}
 
 

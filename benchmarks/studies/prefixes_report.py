@@ -26,7 +26,10 @@ def table(record):
         lines += [f"| tokens kept | {' | '.join(map(str, tokens))} | rises with every token |"]
         lines += ["|" + "---|" * (len(tokens) + 2)]
         for kind, rows in prefixes.items():
-            rises = f"{sum(_rises(row['psnr']) for row in rows)} of {len(rows)} seeds"
+            least = min(least_step(row["psnr"]) for row in rows)
+            rises = (
+                f"{sum(least_step(row['psnr']) > 0 for row in rows)} of {len(rows)} seeds, least step {least:+.3f} dB"
+            )
             lines.append(f"| {TITLES[kind]}, PSNR dB | {' | '.join(_spread(rows, 'psnr', 2))} | {rises} |")
             lines.append(f"| {TITLES[kind]}, distance | {' | '.join(_spread(rows, 'distance', 1))} | |")
         lines.append("")
@@ -52,7 +55,8 @@ def draw(record, path):
         for kind, rows in _by_kind(record).items():
             if "tokens" not in rows[0]:
                 continue
-            places, values = rows[0]["tokens"], list(zip(*(row[name] for row in rows), strict=True))
+            found = zip(rows[0]["tokens"], zip(*(row[name] for row in rows), strict=True), strict=True)
+            places, values = zip(*((place, v) for place, v in found if None not in v), strict=True)
             axes.plot(places, [sum(v) / len(v) for v in values], "o-", color=COLOURS[kind], label=TITLES[kind])
             axes.fill_between(places, list(map(min, values)), list(map(max, values)), color=COLOURS[kind], alpha=0.2)
         axes.set(xlabel="tokens kept, 16 bits each", ylabel=label)
@@ -89,9 +93,13 @@ def _by_kind(record):
 
 def _spread(rows, name, digits):
     for values in zip(*(row[name] for row in rows), strict=True):
+        if None in values:
+            yield ""
+            continue
         mean = f"{sum(values) / len(values):.{digits}f}"
         yield mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def _rises(values):
-    return all(a < b for a, b in pairwise(values))
+def least_step(values):
+    """The least that one more token adds; positive where the values rise with every one."""
+    return min(b - a for a, b in pairwise(values))

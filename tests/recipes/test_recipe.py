@@ -126,7 +126,10 @@ def changed(base, **changes):
     [
         ({**TOKENIZER, "kind": "tok"}, ".kind = tok: expected one of tokenizer, fused, generator"),
         ({**TOKENIZER, "kind": ["tokenizer"]}, ".kind = ['tokenizer']: expected one of tokenizer, fused, generator"),
-        ({k: v for k, v in TOKENIZER.items() if k != "kind"}, ".kind = None: expected one of tokenizer, fused, generator"),
+        (
+            {k: v for k, v in TOKENIZER.items() if k != "kind"},
+            ".kind = None: expected one of tokenizer, fused, generator",
+        ),
         ({k: v for k, v in TOKENIZER.items() if k != "data"}, ".data: missing; add it"),
         ({**TOKENIZER, "modle": 1}, ".modle = 1: unknown key (did you mean model?); known: cache_features, data, "),
         (changed(TOKENIZER, train={"stps": 1}), ".train.stps = 1: unknown key (did you mean steps?); known: accumu"),
