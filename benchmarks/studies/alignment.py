@@ -4,7 +4,7 @@ python benchmarks/studies/alignment.py --out benchmarks/results/2026-11-25-align
 
 Two questions, three seeds each. How much better does a linear probe read classes off the mean-pooled latents of a
 KL-VAE for every tenth of a decibel that alignment costs? And does a generator that learns aligned latents draw better
-pictures after the same number of steps? About 20 minutes on one CPU core, most of it the generators'. Beside the record
+pictures after the same number of steps? About 30 minutes on one CPU core, half of it the generators'. Beside the record
 it writes a plot (.png) and a table (.md) of the same name.
 --resume   keep the runs that the record holds already with the same recipe
 --only     tokenizer, generator or loss; may be repeated
@@ -26,6 +26,7 @@ from recipes.recipe import GeneratorRecipe, TokenizerRecipe
 from recipes.train import train_generator, train_tokenizer, with_features
 from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.config import parse
+from tokenizers_mm.measure.probing import batches_of
 
 KINDS = ("tokenizer", "generator", "loss")
 _SAMPLES = 2000
@@ -70,6 +71,11 @@ class Study:
         floor = self.distances.of(reconstructions(tokenizer, self.images.probe.subset(range(count))))
         return {"samples": count} | drawn | {f"{name} of reconstructions": value for name, value in floor.items()}
 
+    def real_distances(self):
+        """Those of real images that nothing was trained on: no generator can expect less."""
+        count = 60 if self.few else _SAMPLES
+        return self.distances.of(batches_of(self.images.probe.subset(range(count))))
+
     def _trained(self, run):
         if run.tokenizer != run.key:
             return load(self.work / run.tokenizer / "tokenizer").eval()
@@ -94,24 +100,14 @@ def main():
         found["seconds"], found["cpu_seconds"] = (
             round(now - start, 1) for now, start in ((time.perf_counter(), began), (time.process_time(), cpu))
         )
+        if run.kind == "generator" and "real" not in record.data:
+            record.data["real"] = study.real_distances()
         record.add(run.key, run.recipe, found)
         said = {name: round(found[name], 2) for name in ("probe", "psnr", "FD-Lite0", "FD-pixels") if name in found}
         print(run.key, said, f"{found['seconds']:.0f} s", flush=True)
-    if study is not None:
-        record.data["real"] = real_distances(study, record)
-        record.write()
     write(options.out.with_suffix(".md"), table(record.data))
     draw(record.data, options.out.with_suffix(".png"))
     print(f"wrote {options.out} and beside it .md and .png")
-
-
-def real_distances(study, record):
-    """The distance of real images that nothing was trained on to the test images: no generator can expect less."""
-    if "real" in record.data or not any(run["kind"] == "generator" for run in record.data["runs"].values()):
-        return record.data.get("real", {})
-    count = 60 if study.few else _SAMPLES
-    data = study.images.probe.subset(range(count))
-    return study.distances.of(data.tensor(slice(i, i + 100)) for i in range(0, count, 100))
 
 
 def arguments():

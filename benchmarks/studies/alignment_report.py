@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 
 # What alignment must give, in points of the probe, and may cost, in decibels.
 GAIN, LOSS = 4.0, 0.7
-_DISTANCES = ("FD-Lite0", "FD-pixels")
+_DISTANCES = {"FD-Lite0": 1, "FD-pixels": 4}  # and the digits that are said
 
 
 def table(record):
@@ -69,15 +69,22 @@ def _tokenizers(groups):
 
 
 def _generators(groups, real):
-    names = [f"{name}{of}" for name in _DISTANCES for of in ("", " of reconstructions")]
+    names = {f"{name}{of}": digits for name, digits in _DISTANCES.items() for of in ("", " of reconstructions")}
     lines = [f"| weight | seeds | {' | '.join(names)} |", "|" + "---|" * (2 + len(names))]
     for weight, rows in groups.items():
-        cells = [spread([row[name] for row in rows], 3) for name in names]
+        cells = [spread([row[name] for row in rows], digits) for name, digits in names.items()]
         lines.append(f"| {weight:g} | {len(rows)} | {' | '.join(cells)} |")
     if real:
-        lines.append(f"| real images | | {real['FD-Lite0']:.3f} | | {real['FD-pixels']:.3f} | |")
+        lines.append(f"| real images | | {real['FD-Lite0']:.1f} | | {real['FD-pixels']:.4f} | |")
     count = next(iter(groups.values()))[0]["samples"]
-    return [*lines, "", f"{count} samples, no guidance; distances to the test images. Lite0 is the teacher as well."]
+    said = f"{count} samples, no guidance; distances to the test images, less is better. Lite0 is the teacher as well."
+    changes = [
+        f"- {name} at weight {weight:g} against weight 0: {spread(change, digits)}"
+        for name, digits in _DISTANCES.items()
+        for weight, change in differences(groups, name).items()
+        if weight and change
+    ]
+    return [*lines, "", said, "", *changes]
 
 
 def _losses(rows):

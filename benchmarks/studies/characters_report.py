@@ -59,7 +59,7 @@ def draw(record, path):
     axes.set(xlabel="bits an image (VAE: KL)", ylabel="characters read, %", ylim=(0, 103), xscale="log")
     axes.set_title("Characters of held-out words that a reader finds in reconstructions, 32x96, f4", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 0.04))
+    axes.legend(fontsize=7, loc="lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
