@@ -22,7 +22,7 @@ def test_a_teacher_stays_out_of_a_training_module(tower: Tower) -> None:
     image = batches()[0].requires_grad_()
     semantics = objective["teacher"](image)
     assert torch.equal(semantics.patch_BND, tower.semantics(image).patch_BND)
-    semantics.pooled_BD.sum().backward()
+    semantics.pooled_BD[:, 0].sum().backward()  # of all channels it is zero after a layer norm
     assert image.grad is not None
     assert image.grad.abs().sum() > 0
     assert objective["teacher"].weights_sha256 == tower.weights_sha256
