@@ -11,16 +11,14 @@ it writes a plot (.png) and a table (.md) of the same name.
 --steps N  shorten every run and measure on few images, to try the program out
 """
 
-import argparse
 import shutil
 import time
-from pathlib import Path
 
 import torch
 from alignment_data import Distances, Images, reconstructions, samples, tokenizer_figures, write_tokens
 from alignment_plan import runs
 from alignment_report import draw, table
-from record import Record, write
+from record import Record, arguments, write
 
 from recipes.recipe import GeneratorRecipe, TokenizerRecipe
 from recipes.train import train_generator, train_tokenizer, with_features
@@ -85,7 +83,7 @@ class Study:
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__, "runs/alignment", KINDS, "KIND")
     torch.set_num_threads(1)
     command = f"python benchmarks/studies/alignment.py --out benchmarks/results/{options.out.name}"
     record, study = Record(options.out, command, options.resume), None
@@ -108,18 +106,6 @@ def main():
     write(options.out.with_suffix(".md"), table(record.data))
     draw(record.data, options.out.with_suffix(".png"))
     print(f"wrote {options.out} and beside it .md and .png")
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path("runs/alignment"), help="folder of the runs")
-    parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    options.only = options.only or list(KINDS)
-    return options
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ record it writes a plot (.png) and a table (.md) of the same name.
 --steps N  shorten every run and measure on few images, to try the program out
 """
 
-import argparse
 import shutil
 import time
-from pathlib import Path
 
 import torch
 from prefixes_data import Images
 from prefixes_plan import KINDS, runs
 from prefixes_report import draw, table
-from record import Record, write
+from record import Record, arguments, write
 
 from recipes.recipe import TokenizerRecipe
 from recipes.train import train_tokenizer
@@ -30,7 +28,7 @@ _SIZE, _FEW = 32, 24
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__, "runs/prefixes", KINDS, "KIND")
     torch.set_num_threads(1)
     command = f"python benchmarks/studies/prefixes.py --out benchmarks/results/{options.out.name}"
     record = Record(options.out, command, options.resume)
@@ -60,18 +58,6 @@ def measured(run, images, folder):
     psnr = found["psnr"] if isinstance(found["psnr"], list) else [found["psnr"]]
     print(f"{run.key}: {', '.join(f'{value:.2f}' for value in psnr)} dB, {found['train_cpu_seconds']} s", flush=True)
     return found
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path("runs/prefixes"), help="folder of the runs")
-    parser.add_argument("--only", action="append", choices=KINDS, metavar="KIND")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    options.only = options.only or list(KINDS)
-    return options
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ About 30 minutes on one CPU core. Beside the record it writes a plot (.png) and 
 --steps N     shorten every run, to try the program out
 """
 
-import argparse
 import shutil
 import time
-from pathlib import Path
 
 import torch
 from rate_distortion_data import codecs, figures, images_of
 from rate_distortion_plan import runs
 from rate_distortion_report import draw, table
-from record import Record, write
+from record import Record, arguments, write
 
 from recipes.recipe import TokenizerRecipe
 from recipes.train import train_tokenizer
@@ -28,7 +26,7 @@ RATES = {"emoji": 0.625, "photos-f8": 0.15625, "photos-f4": 0.625}
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__, "runs/rate-distortion", GROUPS, "GROUP")
     torch.set_num_threads(1)
     command = f"python benchmarks/studies/rate_distortion.py --out benchmarks/results/{options.out.name}"
     record = Record(options.out, command, with_runs=options.resume)
@@ -47,18 +45,6 @@ def main():
     write(options.out.with_suffix(".md"), table(record.data))
     draw(record.data, options.out.with_suffix(".png"))
     print(f"wrote {options.out} and beside it .md and .png")
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path("runs/rate-distortion"), help="folder of the runs")
-    parser.add_argument("--only", action="append", choices=GROUPS, metavar="GROUP")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    options.only = options.only or list(GROUPS)
-    return options
 
 
 def measured(run, folder):

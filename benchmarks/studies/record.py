@@ -1,10 +1,12 @@
 """The record of a study: every run with its recipe and figures, written after each, so that a study can be resumed."""
 
+import argparse
 import datetime
 import json
 import os
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,3 +58,16 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def arguments(about: str, work: str, parts: Sequence[str], part: str) -> argparse.Namespace:
+    """What a study is told on its command line; `only` is all of its parts by default."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
+    parser.add_argument("--work", type=Path, default=Path(work), help="folder of the runs")
+    parser.add_argument("--only", action="append", choices=parts, metavar=part)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    options.only = options.only or list(parts)
+    return options
