@@ -115,10 +115,15 @@ class Drawing:
 
 
 @torch.no_grad()
-def draw_pictures(folder: Path, name: str, samples: int, progress: Callable[[str], None]) -> Drawing:
-    """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls."""
+def draw_pictures(
+    folder: Path, name: str, samples: int, progress: Callable[[str], None], *, bfloat16: bool = True
+) -> Drawing:
+    """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls.
+
+    bfloat16  draw under autocast, as the recipes train
+    """
     progress(f"shapes_{name}: draws {samples} pictures, half of them of held-out combinations")
-    artist, halves = _load(folder, name), fresh(samples // 2)
+    artist, halves = _load(folder, name, bfloat16), fresh(samples // 2)
     captions = [caption for shapes in halves.values() for caption in shapes.captions]
     few = [caption for shapes in halves.values() for caption in shapes.captions[:_ALIKE_HALF]]
     drawing = Drawing(
@@ -200,12 +205,13 @@ class _Artist:
     name: str
     generator: Autoregressive | Flow
     codec: Autoencoder
+    bfloat16: bool
 
     def draw(self, captions: Sequence[str], seed: int = 0, **options: Any) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1], one a caption."""
         options, parts = SAMPLING[self.name] | options, []
         for start in range(0, len(captions), _CHUNK):  # larger batches fall out of the processor's caches
-            with torch.autocast("cpu", torch.bfloat16):  # as it was trained
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):  # as it was trained
                 tokens = self.generator.sample(captions[start : start + _CHUNK], seed=1000 * seed + start, **options)
             parts.append(self.codec.decode(tokens).clamp(-1, 1))
         return torch.cat(parts)
@@ -217,13 +223,13 @@ class _Artist:
             "generator": str(self.generator.config),
             "tokenizer": fingerprint(self.codec),
             "sampling": f"{options}, fixed seeds",
-            "arithmetic": "bfloat16 autocast; the tokenizer float32",
+            "arithmetic": "bfloat16 autocast; the tokenizer float32" if self.bfloat16 else "float32",
         }
 
 
-def _load(folder: Path, name: str) -> _Artist:
+def _load(folder: Path, name: str, bfloat16: bool = False) -> _Artist:
     codec = Autoencoder.from_pretrained(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
-    return _Artist(name, backbones.load(folder / f"shapes_{name}" / "generator"), codec)
+    return _Artist(name, backbones.load(folder / f"shapes_{name}" / "generator"), codec, bfloat16)
 
 
 def _accuracies(

@@ -18,7 +18,7 @@ from recipes.demo.jobs import Job, run_jobs
 from recipes.demo.page import write_demo_page
 from recipes.recipe import FusedRecipe, load_recipe
 
-_IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 20
+_IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 10
 
 
 def run_demo(folder: Path, *, quick: bool = False) -> Path:
@@ -39,6 +39,7 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
         folder,
         samples=16 if quick else 512,
         judge_steps=100 if quick else 600,
+        bfloat16=not quick,
         perceptual_name=lite0,
         progress=lambda what: console.print(f"    {what}"),
         seconds=seconds | {"everything": time.monotonic() - began},
