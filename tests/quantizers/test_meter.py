@@ -1,8 +1,5 @@
 """Usage and perplexity of codes: closed forms, masks, and over processes."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -59,7 +56,5 @@ dist.destroy_process_group()
 """
 
 
-def test_processes_add_up(tmp_path):
-    (tmp_path / "each.py").write_text(EACH_PROCESS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, tmp_path / "each.py"], check=True, timeout=120)
+def test_processes_add_up(run_two_processes):
+    run_two_processes(EACH_PROCESS)

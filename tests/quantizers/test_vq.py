@@ -1,8 +1,6 @@
 """The learned codebook: it learns, revives dead rows, follows its formula, and is the same over processes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -346,14 +344,12 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path, run_two_processes):
     """Statistics, k-means and revival, with masks and with unequal batches."""
     z = torch.stack([mixture(128, seed).view(2, 64, 8) for seed in range(4)])
     mask = torch.rand(4, 2, 64) < 0.8
     save_file({"z": z, "mask": mask}, tmp_path / "batches.safetensors")
-    (tmp_path / "each.py").write_text(EACH_PROCESS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, tmp_path / "each.py", tmp_path, json.dumps(CASES)], check=True, timeout=120)
+    run_two_processes(EACH_PROCESS, tmp_path, json.dumps(CASES))
     for name, options in CASES.items():
         first, second = (load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in (0, 1))
         assert all(torch.equal(first[key], second[key]) for key in first)

@@ -1,11 +1,7 @@
 """The training loop: resuming is exact, nothing bad reaches the weights, several processes are one."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -112,10 +108,11 @@ t.train(t.objective_of(t.GAUSSIAN), t.Interrupted(), config, Path(sys.argv[2]), 
 """
 
 
-def test_a_killed_run_resumes_exactly(tmp_path):
+def test_a_killed_run_resumes_exactly(tmp_path, start_process):
     config = replace(CONFIG, picture_every=5)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "cut")])
-    assert done.returncode == -signal.SIGKILL
+    killed = start_process(KILLED, Path(__file__).parent, tmp_path / "cut")
+    killed.join(120)
+    assert killed.exitcode == -signal.SIGKILL
     # What a kill during a save or a log line leaves behind.
     (tmp_path / "cut" / "checkpoints" / ".step_0000006.partial").mkdir()
     (tmp_path / "cut" / "checkpoints" / ".step_0000099.partial").mkdir()
@@ -306,7 +303,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
 # ---------------------------------------------------------------------------------------------- several processes
 
 TWO_PROCESSES = """
-import sys
+import os, sys
 from pathlib import Path
 from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
@@ -318,34 +315,23 @@ config = t.replace(t.CONFIG, steps=5)
 try:
     t.train(objective, t.Interrupted(), t.replace(config, batch_size=3), folder / "odd")
 except ValueError as error:
-    (folder / f"odd-{t.os.environ['RANK']}.txt").write_text(str(error))
-where = "kl" if t.os.environ["RANK"] == "1" else "nowhere"
+    (folder / f"odd-{os.environ['RANK']}.txt").write_text(str(error))
+where = "kl" if os.environ["RANK"] == "1" else "nowhere"
 try:
     t.train(t.Poisoned(2, where), t.Interrupted(), config, folder / "nan")
 except t.NonFiniteLoss as error:
-    (folder / f"nan-{t.os.environ['RANK']}.txt").write_text(str(error))
+    (folder / f"nan-{os.environ['RANK']}.txt").write_text(str(error))
 try:
     t.train(objective, t.Interrupted(fails_at=4), config, folder / "run")
 except ConnectionError:
     history = t.train(objective, t.Interrupted(), config, folder / "run", resume=True)
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
-    save_file(objective.state_dict(), folder / f"{t.os.environ['RANK']}.safetensors")
+    save_file(objective.state_dict(), folder / f"{os.environ['RANK']}.safetensors")
 """
 
 
-def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-c", TWO_PROCESSES, str(Path(__file__).parent), str(tmp_path)]
-    running = [
-        subprocess.Popen(
-            command, env={**os.environ, **common, "ACCELERATE_USE_CPU": "true", "RANK": str(r), "LOCAL_RANK": str(r)}
-        )
-        for r in (0, 1)
-    ]
-    assert [process.wait(120) for process in running] == [0, 0]
+def test_two_processes_equal_one(tmp_path, run_two_processes):
+    run_two_processes(TWO_PROCESSES, Path(__file__).parent, tmp_path)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert_same(first, second)
     alone = objective_of(FSQ)

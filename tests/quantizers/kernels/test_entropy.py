@@ -1,8 +1,5 @@
 """Entropies of bit codes against their definition, a softmax over all codes in float64; bounds on their memory."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import vector_quantize_pytorch as vqp
@@ -198,13 +195,11 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_have_the_gradient_of_the_joined_batch(tmp_path):
+def test_two_processes_have_the_gradient_of_the_joined_batch(tmp_path, run_two_processes):
     batches = [{"logits": torch.randn(count, 7) * 2, "mask": torch.rand(count) < 0.6} for count in (30, 50)]
     for rank, batch in enumerate(batches):
         save_file(batch, tmp_path / f"{rank}.safetensors")
-    (tmp_path / "each.py").write_text(EACH_PROCESS)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, tmp_path / "each.py", tmp_path], check=True, timeout=120)
+    run_two_processes(EACH_PROCESS, tmp_path)
     results = [load_file(tmp_path / f"result-{rank}.safetensors") for rank in (0, 1)]
     logits, mask = (torch.cat([batch[name] for batch in batches]) for name in ("logits", "mask"))
     logits.requires_grad_()

@@ -1,8 +1,5 @@
 """Straight-through rows and entropies equal their dense definition, values and gradients, in a few blocks of memory."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -137,8 +134,9 @@ from safetensors.torch import load_file, save_file
 from quantizers.kernels import soft_rows
 
 torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+folder = sys.argv[1]
+dist.init_process_group("gloo")
+rank = dist.get_rank()
 data = load_file(f"{folder}/data.safetensors")
 start, end = ((0, 5), (5, 16))[rank]  # unequal shares, and unequally masked
 z, codebook = data["z"][start:end].requires_grad_(), data["codebook"].requires_grad_()
@@ -150,14 +148,12 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_average_to_the_joined_batch(tmp_path):
+def test_two_processes_average_to_the_joined_batch(tmp_path, run_two_processes):
     z, codebook, index = inputs(16, 11, 4)
     mask = torch.arange(16) % 4 != 0
     data = {"z": z, "codebook": codebook, "index": index, "mask": mask}
     save_file({name: tensor.detach() for name, tensor in data.items()}, tmp_path / "data.safetensors")
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    running = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(60) for process in running] == [0, 0]
+    run_two_processes(TWO_PROCESSES, tmp_path)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     out = soft_rows(z, codebook, index, temperature=0.5, mask_N=mask)
     (out.entropy - out.mean_entropy).backward()

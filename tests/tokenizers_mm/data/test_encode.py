@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -136,19 +135,23 @@ def test_stopped_before_any_rename_then_resumed_gives_the_same_bytes(folder, tmp
         assert _contents(out) == _contents(tmp_path / "whole")
 
 
-def test_killed_then_resumed_gives_the_same_bytes(folder, tmp_path):
+SLOW = f"import runpy; runpy.run_path({__file__!r}, run_name='__main__')"
+
+
+def test_killed_then_resumed_gives_the_same_bytes(folder, tmp_path, start_process):
     _encode(folder, tmp_path / "whole", shard_size=8, batch_size=4)
     out = tmp_path / "killed"
     for committed in (1, 3):
-        child = subprocess.Popen([sys.executable, __file__, str(folder), str(out), "0.05"])
+        child = start_process(SLOW, folder, out, 0.05)
         deadline = time.monotonic() + 60
         while len(list(out.glob("0*.json"))) < committed and time.monotonic() < deadline:
             time.sleep(0.005)
         if committed == 1:
             with pytest.raises(ValueError, match=f"process {child.pid} is writing this store"):
                 _encode(folder, out, shard_size=8, batch_size=4)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         assert committed <= len(list(out.glob("0*.json"))) < 5
     with pytest.raises(ValueError, match="of 5 shards are there; finish the encoding"):
         TokenDataset(out)

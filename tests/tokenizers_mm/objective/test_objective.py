@@ -1,10 +1,6 @@
 """Training with everything on: the bugs that published trainers have had, each as a test that fails with the bug."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,23 +207,8 @@ PAIRED = (
 )
 
 
-def test_two_processes_equal_one_with_everything_on(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    shared = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "ACCELERATE_USE_CPU": "1",
-    }
-    command = [sys.executable, "-c", TWO_PROCESSES, str(Path(__file__).parent), str(tmp_path / "two")]
-    started = [
-        subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], errors[0].decode()[-2000:]
+def test_two_processes_equal_one_with_everything_on(tmp_path, run_two_processes):
+    run_two_processes(TWO_PROCESSES, Path(__file__).parent, tmp_path / "two")
     _, one = run(tmp_path / "one", PAIRED[0], objective_of(PAIRED[1], **PAIRED[2]))
     two = [json.loads(line) for line in (tmp_path / "two" / "history.jsonl").read_text().splitlines()]
     for row, other in zip(one, two, strict=True):
