@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -281,7 +279,8 @@ def test_tiling_error_is_none_in_one_tile_and_falls_with_the_overlap():
 # --------------------------------------------------------------------------------------------------------- memory
 
 MEMORY = """
-import re, torch
+import re, sys, torch
+from pathlib import Path
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.tiled import Tiled
@@ -297,17 +296,19 @@ start = peak()
 Tiled(model, 96, 24).reconstruct(image)
 tiled = peak()
 Tiled(model, None).reconstruct(image)
-print(tiled - start, peak() - start)
+Path(sys.argv[1]).write_text(f"{tiled - start} {peak() - start}")
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
-def test_memory_is_that_of_the_output_and_one_batch_of_tiles():
+def test_memory_is_that_of_the_output_and_one_batch_of_tiles(tmp_path, start_process):
     """81 tiles after one tile: 10 MiB of sums and results; the whole image is the control.
 
     Not `ru_maxrss`: that of a new process starts at its parent's peak.
     """
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=300)
-    tiles, whole = map(float, run.stdout.split())
+    process = start_process(MEMORY, tmp_path / "peaks")
+    process.join(300)
+    assert process.exitcode == 0
+    tiles, whole = map(float, (tmp_path / "peaks").read_text().split())
     assert tiles < 40
     assert whole > 200
