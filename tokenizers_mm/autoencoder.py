@@ -93,7 +93,8 @@ class Autoencoder(nn.Module, HubMixin):
         if self.training and self.config.noise:
             z_BND = self._noised(z_BND, grid)
         if self.training and isinstance(self.config.net, QueryConfig) and self.config.net.nested:
-            kept_B = prefix_lengths(len(z_BND), z_BND.shape[1], self.config.net.prefixes).to(z_BND.device)
+            net = self.config.net
+            kept_B = prefix_lengths(len(z_BND), z_BND.shape[1], net.prefixes, net.whole).to(z_BND.device)
             hidden_BN = torch.arange(z_BND.shape[1], device=z_BND.device) >= kept_B[:, None]
             z_BND = torch.where(hidden_BN[..., None], self.mask_token_D.to(z_BND.dtype), z_BND)
         return replace(quantized, z_BND=z_BND), grid

@@ -2,12 +2,12 @@
 
 python benchmarks/studies/prefixes.py --out benchmarks/results/2026-11-25-prefixes.json
 
-Three seeds of FlexTok with a pixel decoder and of TiTok, whose tokens have no order, and one of FlexTok with its flow;
-for every number of tokens the PSNR of held-out emoji, for some the Frechet distance of the pictures. Beside them RAE,
-whose latents are a frozen network's features, and RAE of random weights. About 10 minutes on one CPU core. Beside the
-record it writes a plot (.png) and a table (.md) of the same name.
+Three seeds of FlexTok with a pixel decoder, of TiTok, whose tokens have no order, and of a ViT, whose tokens have that
+of rows; one of FlexTok with its flow. For every number of tokens the PSNR of held-out emoji, for some the Frechet
+distance of the pictures. Beside them RAE, whose latents are a frozen network's features, and RAE of random weights.
+About 30 minutes on one CPU core. Beside the record it writes a plot (.png) and a table (.md) of the same name.
 --resume   keep the runs that the record holds already with the same recipe
---only     pixels, titok, flow, rae or rae-random; may be repeated
+--only     pixels, titok, raster, flow, rae or rae-random; may be repeated
 --steps N  shorten every run and measure on few images, to try the program out
 """
 

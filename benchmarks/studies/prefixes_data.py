@@ -14,8 +14,8 @@ from tokenizers_mm.measure.semantics import cross_validate, linear_probe, pooled
 
 # Pixels a side that the network of the distance sees: 32 of an image, enlarged.
 EXTRACTOR_SIZE = 64
-# Numbers of tokens whose pictures are compared as a distribution.
-DISTANCES = (1, 2, 4, 8)
+# Shares of the tokens whose pictures are compared as a distribution.
+DISTANCES = (1 / 8, 1 / 4, 1 / 2, 1)
 _FOLDS, _BATCH = 5, 64
 
 
@@ -61,7 +61,7 @@ class Images:
             "tokens": list(lengths),
             "bits": [k * tokenizer.spec.bits_per_image / tokenizer.spec.length for k in lengths],
             "psnr": [mean_psnr(images[k], self.test.images_NHWC) for k in lengths],
-            "distance": [self.distance(images[k]) if k in DISTANCES else None for k in lengths],
+            "distance": [self.distance(images[k]) if k / len(lengths) in DISTANCES else None for k in lengths],
         }
 
     def frozen(self, tokenizer):
@@ -89,7 +89,7 @@ class Images:
 def decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND=None):
     """Pairs (k, images of the first k tokens).
 
-    mean_ND  of tokens without an order: what stands in place of those that are missing
+    mean_ND  for tokens that are not nested: what stands in place of those that are missing
     """
     tokens = tokenizer.encode(image_BCHW)
     for k in lengths:

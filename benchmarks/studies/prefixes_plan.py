@@ -2,8 +2,8 @@
 
 flow    `flextok` as it is: nested tokens, painted by a rectified flow
 pixels  the same encoder and tokens with a decoder that regresses pixels
-titok   `titok`: the same as `pixels` without nesting. It is the control: its tokens have no order, so a prefix should
-        not be a picture
+titok   `titok`: the same as `pixels` without nesting, a control: its tokens have no order
+raster  a ViT of the same sizes with (nearly) the same bits on 4 x 4 places: a control whose tokens have one, of rows
 rae     `rae` as it is, and with random weights in place of the pretrained ones
 
 A recipe stays the plain mapping that its YAML file holds, so a record shows what was trained.
@@ -15,9 +15,15 @@ from typing import Any
 from recipes.recipe import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
-KINDS = ("pixels", "titok", "flow", "rae", "rae-random")
-SEEDS = {"pixels": (0, 1, 2), "titok": (0, 1, 2), "flow": (0,), "rae": (0,), "rae-random": (0,)}
-_RECIPES = {"pixels": "flextok", "titok": "titok", "flow": "flextok", "rae": "rae", "rae-random": "rae"}
+_ALL, _ONE = (0, 1, 2), (0,)
+SEEDS = {"pixels": _ALL, "titok": _ALL, "raster": _ALL, "flow": _ONE, "rae": _ONE, "rae-random": _ONE}
+KINDS = tuple(SEEDS)
+_RECIPES = {kind: kind for kind in KINDS} | {
+    "pixels": "flextok", "flow": "flextok", "raster": "titok", "rae-random": "rae",
+}  # fmt: skip
+# Where pixels are regressed, all are trained alike.
+_STEPS = 2000
+_RASTER_LEVELS = [8, 6, 5]  # at each of 16 places: 126.5 bits, where 8 tokens have 127.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +53,17 @@ def runs(steps: int | None = None) -> list[Run]:
 
 def _recipe(kind: str, seed: int, steps: int | None) -> dict[str, Any]:
     changes = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000", f"train.seed={seed}"]
-    if steps is not None:
-        changes.append(f"train.steps={steps}")
+    regresses = kind in ("pixels", "titok", "raster")
+    if steps is not None or regresses:
+        changes.append(f"train.steps={_STEPS if steps is None else steps}")
     if kind == "rae-random":
         changes.append("model.net.random_init=true")
     recipe = override(read_yaml(find_recipe(_RECIPES[kind])), changes)
     if kind == "pixels":
         recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "decoder_net"}
         recipe["objective"] = {"l1": 0, "l2": 1, "bottleneck": 0}
+    if kind == "raster":
+        size = recipe["model"]["net"]["encoder"]
+        recipe["model"]["net"] = {"kind": "vit", "patch": 8, "encoder": size}
+        recipe["model"]["bottleneck"] = {"kind": "fsq", "levels": _RASTER_LEVELS}
     return recipe

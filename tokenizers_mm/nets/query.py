@@ -36,6 +36,8 @@ class QueryConfig:
     smooth  a 3x3 convolution over the decoded image, as the public TiTok has
     nested  any prefix of the tokens decodes
     prefixes  which prefixes are trained: of every length alike ("uniform"), or of 1, 2, 4, ... N tokens ("powers")
+    whole  share of the images that keep all tokens whatever `prefixes` draws: else the last tokens, which few prefixes
+           have, can learn next to nothing
     """
 
     kind: Literal["query"] = "query"
@@ -46,14 +48,17 @@ class QueryConfig:
     smooth: bool = False
     nested: bool = False
     prefixes: Literal["uniform", "powers"] = "uniform"
+    whole: float = 0.0
     image_channels: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one, and a share that is none."""
         if min(self.patch, self.tokens, self.image_channels) < 1:
             raise ValueError(
                 f"patch={self.patch}, tokens={self.tokens}, image_channels={self.image_channels}: expected at least 1"
             )
+        if not 0 <= self.whole < 1:
+            raise ValueError(f"whole={self.whole}: expected a share in [0, 1)")
 
     @property
     def downsampling(self) -> int:
@@ -68,12 +73,13 @@ def prefix_mask(patches: int, tokens: int) -> Tensor:
     return mask_XX
 
 
-def prefix_lengths(count: int, tokens: int, prefixes: str) -> Tensor:
+def prefix_lengths(count: int, tokens: int, prefixes: str, whole: float = 0.0) -> Tensor:
     """How many tokens stay [count], 1..tokens, drawn with torch's global generator."""
-    if prefixes == "uniform":
-        return torch.randint(1, tokens + 1, (count,))
-    lengths = torch.tensor([2**i for i in range(tokens.bit_length()) if 2**i < tokens] + [tokens])
-    return lengths[torch.randint(len(lengths), (count,))]
+    lengths = torch.arange(1, tokens + 1)
+    if prefixes == "powers":
+        lengths = torch.tensor([2**i for i in range(tokens.bit_length()) if 2**i < tokens] + [tokens])
+    drawn = lengths[torch.randint(len(lengths), (count,))]
+    return torch.where(torch.rand(count) < whole, tokens, drawn) if whole else drawn
 
 
 class QueryEncoder(nn.Module):

@@ -146,6 +146,18 @@ def test_prefixes_of_powers_of_two():
         assert set(prefix_lengths(300, tokens, "powers").tolist()) == wanted
 
 
+def test_a_share_of_images_keeps_all_tokens():
+    torch.manual_seed(0)
+    for prefixes, others in (("uniform", 8), ("powers", 4)):
+        kept = prefix_lengths(4000, 8, prefixes, 0.5)
+        shares = torch.bincount(kept, minlength=9)[1:] / 4000
+        assert abs(float(shares[7]) - (0.5 + 0.5 / others)) < 0.03
+        assert abs(float(shares[0]) - 0.5 / others) < 0.03
+    for whole in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"whole={whole}: expected a share"):
+            replace(NESTED, whole=whole)
+
+
 def test_more_tokens_are_a_better_picture():
     """Trained with nested dropout, the error falls with every token; what is decoded are prefixes of one encoding."""
     torch.manual_seed(0)
