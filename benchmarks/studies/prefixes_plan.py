@@ -1,8 +1,8 @@
 """What the prefix study trains: the packaged recipes `flextok` and `titok` on emoji, and `rae`.
 
 flow    `flextok` as it is: nested tokens, painted by a rectified flow
-pixels  the same encoder and tokens with a decoder that regresses pixels
-titok   `titok`: the same as `pixels` without nesting, a control: its tokens have no order
+pixels  the same encoder and tokens with the decoder of `titok`, which regresses pixels
+titok   `titok`, the same without nesting: a control: its tokens have no order
 raster  a ViT of the same sizes with (nearly) the same bits on 4 x 4 places: a control whose tokens have one, of rows
 rae     `rae` as it is, and with random weights in place of the pretrained ones
 
@@ -19,7 +19,7 @@ _ALL, _ONE = (0, 1, 2), (0,)
 SEEDS = {"pixels": _ALL, "titok": _ALL, "raster": _ALL, "flow": _ONE, "rae": _ONE, "rae-random": _ONE}
 KINDS = tuple(SEEDS)
 _RECIPES = {kind: kind for kind in KINDS} | {
-    "pixels": "flextok", "flow": "flextok", "raster": "titok", "rae-random": "rae",
+    "pixels": "titok", "flow": "flextok", "raster": "titok", "rae-random": "rae",
 }  # fmt: skip
 # Where pixels are regressed, all are trained alike.
 _STEPS = 2000
@@ -60,8 +60,7 @@ def _recipe(kind: str, seed: int, steps: int | None) -> dict[str, Any]:
         changes.append("model.net.random_init=true")
     recipe = override(read_yaml(find_recipe(_RECIPES[kind])), changes)
     if kind == "pixels":
-        recipe["model"] = {name: value for name, value in recipe["model"].items() if name != "decoder_net"}
-        recipe["objective"] = {"l1": 0, "l2": 1, "bottleneck": 0}
+        recipe["model"]["net"] = read_yaml(find_recipe("flextok"))["model"]["net"]
     if kind == "raster":
         size = recipe["model"]["net"]["encoder"]
         recipe["model"]["net"] = {"kind": "vit", "patch": 8, "encoder": size}
