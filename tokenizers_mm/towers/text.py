@@ -35,7 +35,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class WordsConfig:
     """A small transformer over words, trained from scratch.
 
-    width, depth, heads  of the transformer
+    width, depth, heads  of the transformer; without layers (depth 0) words are averaged as they are
     words                of a caption that are read; what comes after is not
     buckets              rows of the table of pieces: pieces whose hashes agree share a vector
     """
@@ -48,10 +48,11 @@ class WordsConfig:
     buckets: int = 8192
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1 and widths that the heads cannot share."""
+        """Refuse sizes below 1, a depth below 0 and widths that the heads cannot share."""
         for name in ("width", "depth", "heads", "words", "buckets"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+            least = 0 if name == "depth" else 1
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
         if self.width % self.heads:
             raise ValueError(f"width={self.width}: not a multiple of heads={self.heads}")
 

@@ -46,6 +46,19 @@ def test_case_order_and_length() -> None:
     assert torch.equal(*encoder(rows))  # the 33rd word is not read
 
 
+def test_without_layers_a_word_is_the_same_beside_any_other() -> None:
+    encoder = build_text(WordsConfig(width=32, depth=0, heads=2, buckets=1024), 10)
+    assert not encoder.layers
+    captions = ["red cat", "red dog", "blue cat", "blue dog"]
+    red_cat, red_dog, blue_cat, blue_dog = encoder(captions)
+    torch.testing.assert_close(red_cat - red_dog, blue_cat - blue_dog)
+    mixed = build_text(SMALL, 10)(captions)
+    assert not torch.allclose(mixed[0] - mixed[1], mixed[2] - mixed[3], atol=1e-3)
+    encoder(captions).sum().backward()
+    assert encoder.pieces.weight.grad is not None
+    assert encoder.pieces.weight.grad.abs().sum() > 0
+
+
 def learned(shuffle: Callable[[Tensor], Tensor]) -> float:
     """Retrieval among 36 targets of 6 captions never seen, whose words were, after contrastive training on 30."""
     torch.manual_seed(0)
