@@ -4,8 +4,8 @@ python benchmarks/studies/alignment.py --out benchmarks/results/2026-11-25-align
 
 Two questions, three seeds each. How much better does a linear probe read classes off the mean-pooled latents of a
 KL-VAE for every tenth of a decibel that alignment costs? And does a generator that learns aligned latents draw better
-pictures after the same number of steps? About 30 minutes on one CPU core, half of it the generators'. Beside the record
-it writes a plot (.png) and a table (.md) of the same name.
+pictures after the same number of steps, where latents have few channels and where they have many? About 45 minutes on
+one CPU core, half of it the generators'. Beside the record it writes a plot (.png) and a table (.md) of the same name.
 --resume   keep the runs that the record holds already with the same recipe
 --only     tokenizer, generator or loss; may be repeated
 --steps N  shorten every run and measure on few images, to try the program out
@@ -15,7 +15,16 @@ import shutil
 import time
 
 import torch
-from alignment_data import Distances, Images, reconstructions, samples, tokenizer_figures, write_tokens
+from alignment_data import (
+    Distances,
+    Images,
+    classes_in_turn,
+    fashion_judge,
+    reconstructions,
+    samples,
+    tokenizer_figures,
+    write_tokens,
+)
 from alignment_plan import runs
 from alignment_report import draw, table
 from record import Record, arguments, write
@@ -28,6 +37,7 @@ from tokenizers_mm.measure.probing import batches_of
 
 KINDS = ("tokenizer", "generator", "loss")
 _SAMPLES = 2000
+_SAID = ("probe", "psnr", "FD-judge", "FD-Lite0", "FD-pixels", "judged")
 
 
 class Study:
@@ -45,8 +55,9 @@ class Study:
 
     @property
     def distances(self):
-        """Built when first needed: the features of the real images take a while."""
-        self._distances = self._distances or Distances(self.images.test)
+        """Built when first needed: the judge and the features of the real images take a while."""
+        if self._distances is None:
+            self._distances = Distances(self.images.test, fashion_judge(steps=20 if self.few else 1500))
         return self._distances
 
     def tokenizer(self, run):
@@ -65,14 +76,16 @@ class Study:
         config = parse(GeneratorRecipe, run.recipe | {"tokens": str(folder / "tokens")}, run.key)
         generator = train_generator(config, folder / "run").eval()
         count = 60 if self.few else _SAMPLES
-        drawn = self.distances.of(samples(generator, tokenizer, count, seed=run.seed))
-        floor = self.distances.of(reconstructions(tokenizer, self.images.probe.subset(range(count))))
+        label_N = classes_in_turn(count, generator.config.classes)
+        drawn = self.distances.of(samples(generator, tokenizer, label_N, seed=run.seed), label_N)
+        real = self.images.probe.subset(range(count))
+        floor = self.distances.of(reconstructions(tokenizer, real), real.labels_N)
         return {"samples": count} | drawn | {f"{name} of reconstructions": value for name, value in floor.items()}
 
     def real_distances(self):
         """Those of real images that nothing was trained on: no generator can expect less."""
-        count = 60 if self.few else _SAMPLES
-        return self.distances.of(batches_of(self.images.probe.subset(range(count))))
+        real = self.images.probe.subset(range(60 if self.few else _SAMPLES))
+        return self.distances.of(batches_of(real), real.labels_N)
 
     def _trained(self, run):
         if run.tokenizer != run.key:
@@ -94,14 +107,15 @@ def main():
         study = study or Study(options.work, max(planned, key=lambda one: one.weight).recipe, options.steps is not None)
         shutil.rmtree(options.work / run.key, ignore_errors=True)
         began, cpu = time.perf_counter(), time.process_time()
-        found = {"kind": run.kind, "weight": run.weight, "seed": run.seed} | getattr(study, run.kind)(run)
+        found = {"kind": run.kind, "weight": run.weight, "seed": run.seed, "dim": run.dim}
+        found |= getattr(study, run.kind)(run)
         found["seconds"], found["cpu_seconds"] = (
             round(now - start, 1) for now, start in ((time.perf_counter(), began), (time.process_time(), cpu))
         )
         if run.kind == "generator" and "real" not in record.data:
             record.data["real"] = study.real_distances()
         record.add(run.key, run.recipe, found)
-        said = {name: round(found[name], 2) for name in ("probe", "psnr", "FD-Lite0", "FD-pixels") if name in found}
+        said = {name: round(found[name], 3) for name in _SAID if name in found}
         print(run.key, said, f"{found['seconds']:.0f} s", flush=True)
     write(options.out.with_suffix(".md"), table(record.data))
     draw(record.data, options.out.with_suffix(".png"))

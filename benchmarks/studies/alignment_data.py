@@ -21,6 +21,7 @@ from tokenizers_mm.data.store import StoreWriter
 from tokenizers_mm.measure.evaluate import evaluate
 from tokenizers_mm.measure.extractors import extractor
 from tokenizers_mm.measure.frechet import FeatureStatistics, frechet_distance
+from tokenizers_mm.measure.judge import AttributeJudge, train_judge
 from tokenizers_mm.measure.probing import batches_of
 from tokenizers_mm.measure.protocol import Protocol
 from tokenizers_mm.measure.semantics import linear_probe, pooled_features
@@ -28,6 +29,7 @@ from tokenizers_mm.measure.semantics import linear_probe, pooled_features
 TEACHER_SIDE = 64
 _SIDE, _BATCH = 32, 100
 _VALIDATION = 50_000
+_JUDGED = 20_000, 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +47,46 @@ class Images:
         return cls(probe=train.subset(range(trained, trained + probe)), test=held_out.subset(range(test)))
 
 
+def fashion_judge(*, steps: int = 1500) -> AttributeJudge:
+    """A classifier of real images that no tokenizer, generator or probe has seen."""
+    data = fashion_mnist("train", _SIDE).subset(range(*_JUDGED))
+    return train_judge(data.images_NHWC, data.labels_N[:, None], {"class": len(data.classes)}, steps=steps)
+
+
 @dataclass
 class Distances:
-    """Frechet distances to the test images, in features of Lite0 and, as a second opinion, of blurred pixels.
+    """Frechet distances to the test images by three networks, and the share of images that show the wanted class.
 
-    Lite0 is also the teacher of the aligned tokenizers; pixels have nothing to do with it.
+    FD-judge   features of `judge`, a classifier of real images of this kind: what they show
+    FD-Lite0   features of Lite0, which is also the teacher of the aligned tokenizers: on 32 pixels, mostly how sharp
+    FD-pixels  means of 4x4 pixels, which have nothing to do with any network: where things are
     """
 
     test: Labelled
+    judge: AttributeJudge
     real: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.network = extractor("lite0", input_size=TEACHER_SIDE)
-        self.real = self.statistics(batches_of(self.test, _BATCH))
+        self.real, self.judge_accuracy = self._measured(batches_of(self.test, _BATCH), self.test.labels_N)
 
-    def statistics(self, batches):
-        """Statistics of batches of images in [-1, 1] by name of the distance."""
-        found = {"FD-Lite0": [], "FD-pixels": []}
+    def of(self, batches, label_N):
+        """Distances of these images to the real ones, and the judge's accuracy (percent) on the labels they go by."""
+        statistics, accuracy = self._measured(batches, label_N)
+        found = {name: frechet_distance(made, self.real[name]) for name, made in statistics.items()}
+        return found | {"judged": accuracy}
+
+    def _measured(self, batches, label_N):
+        parts, predicted = {"FD-judge": [], "FD-Lite0": [], "FD-pixels": []}, []
         for image_BCHW in batches:
             levels_BCHW = ((image_BCHW.clamp(-1, 1) + 1) * 127.5).round()
-            found["FD-Lite0"].append(self.network(levels_BCHW))
-            found["FD-pixels"].append(F.avg_pool2d(levels_BCHW[:, :1] / 255, 4).flatten(1))
-        return {name: FeatureStatistics.of(torch.cat(parts)) for name, parts in found.items()}
-
-    def of(self, batches):
-        """Distances of these images to the real ones."""
-        return {name: frechet_distance(made, self.real[name]) for name, made in self.statistics(batches).items()}
+            parts["FD-judge"].append(self.judge.features(levels_BCHW / 127.5 - 1))
+            parts["FD-Lite0"].append(self.network(levels_BCHW))
+            parts["FD-pixels"].append(F.avg_pool2d(levels_BCHW[:, :1] / 255, 4).flatten(1))
+            predicted.append(self.judge.predict(levels_BCHW / 127.5 - 1)[:, 0])
+        right_N = torch.cat(predicted) == torch.as_tensor(label_N)
+        statistics = {name: FeatureStatistics.of(torch.cat(rows)) for name, rows in parts.items()}
+        return statistics, 100 * right_N.double().mean().item()
 
 
 def tokenizer_figures(tokenizer, images):
@@ -102,11 +118,15 @@ def reconstructions(tokenizer, data):
         yield tokenizer.decode(tokenizer.encode(image_BCHW))
 
 
+def classes_in_turn(count, classes):
+    """The classes [N] of samples, as many of each."""
+    return np.arange(count) % classes
+
+
 @torch.no_grad()
-def samples(generator, tokenizer, count, *, guidance=1.0, seed=0):
-    """Batches of drawn images, as many of each class."""
-    label_N = torch.from_numpy(np.arange(count) % generator.config.classes)
-    for number, label_B in enumerate(label_N.split(_BATCH)):
+def samples(generator, tokenizer, label_N, *, guidance=1.0, seed=0):
+    """Batches of drawn images of these classes."""
+    for number, label_B in enumerate(torch.as_tensor(label_N).split(_BATCH)):
         tokens = generator.sample(label_B, guidance=guidance, seed=1000 * seed + number)
         yield tokenizer.decode(tokens)
 

@@ -16,6 +16,9 @@ WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 FAR = 1.0
 # Of the tokenizers whose latents generators learn: not aligned, and aligned as the packaged recipe is.
 COMPARED = (0.0, 0.1)
+# Channels of their latents: the packaged recipe's, and twice as many, where latents become hard to learn (VA-VAE's
+# reason for aligning them).
+DIMS = (16, 32)
 SEEDS = (0, 1, 2)
 # Losses at the packaged weight, seed 0, measured on the validation images: how the packaged one was chosen.
 # VA-VAE's published projection is linear; "pooled" teaches the mean latent the pooled vector.
@@ -34,8 +37,9 @@ GENERATOR_STEPS = 600
 class Run:
     """One training run.
 
-    kind  tokenizer, generator (on the latents of the tokenizer of the same weight and seed), or loss: a tokenizer with
-          another loss, called `name`
+    kind  tokenizer, generator (on the latents of the tokenizer of the same weight, dim and seed), or loss: a tokenizer
+          with another loss, called `name`
+    dim   channels of the latents
     """
 
     kind: str
@@ -43,18 +47,19 @@ class Run:
     seed: int
     recipe: dict[str, Any]
     name: str = ""
+    dim: int = DIMS[0]
 
     @property
     def key(self) -> str:
         """Name of its folder and of its record."""
         called = f"-{self.name.replace(', ', '_')}" if self.name else ""
-        return f"{self.kind}{called}-{self.weight:g}-seed{self.seed}"
+        return f"{self.kind}{called}-{self.dim}-{self.weight:g}-seed{self.seed}"
 
     @property
     def tokenizer(self) -> str:
         """Folder of the tokenizer that it measures, or whose latents it learns; two of the losses are the curve's."""
         own = self.kind == "loss" and self.name not in ("none", "cosine")
-        return self.key if own else f"tokenizer-{self.weight:g}-seed{self.seed}"
+        return self.key if own else f"tokenizer-{self.dim}-{self.weight:g}-seed{self.seed}"
 
 
 def runs(steps: int | None = None) -> list[Run]:
@@ -62,14 +67,23 @@ def runs(steps: int | None = None) -> list[Run]:
     made = []
     for seed in SEEDS:
         weights = (*WEIGHTS, FAR) if seed == SEEDS[0] else WEIGHTS
-        made += [Run(kind="tokenizer", weight=w, seed=seed, recipe=tokenizer_recipe(w, seed, steps)) for w in weights]
-        made += [Run(kind="generator", weight=w, seed=seed, recipe=generator_recipe(seed, steps)) for w in COMPARED]
+        for dim in DIMS:
+            made += [
+                Run(kind="tokenizer", weight=w, seed=seed, dim=dim, recipe=tokenizer_recipe(w, seed, steps, dim))
+                for w in (weights if dim == DIMS[0] else COMPARED)
+            ]
+            made += [
+                Run(kind="generator", weight=w, seed=seed, dim=dim, recipe=generator_recipe(seed, steps))
+                for w in COMPARED
+            ]
     return made + _losses(steps)
 
 
-def tokenizer_recipe(weight: float, seed: int, steps: int | None = None) -> dict[str, Any]:
+def tokenizer_recipe(weight: float, seed: int, steps: int | None = None, dim: int = DIMS[0]) -> dict[str, Any]:
     """The packaged recipe with another weight of the alignment, and without it at 0."""
     recipe = _quiet(read_yaml(find_recipe(RECIPE)), seed, steps)
+    if dim != DIMS[0]:
+        recipe = override(recipe, [f"model.bottleneck.dim={dim}", f"model.z_channels={2 * dim}"])
     if weight:
         return override(recipe, [f"objective.alignment.weight={weight}"])
     recipe.pop("cache_features")

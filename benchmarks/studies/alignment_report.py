@@ -9,14 +9,16 @@ import matplotlib.pyplot as plt
 
 # What alignment must give, in points of the probe, and may cost, in decibels.
 GAIN, LOSS = 4.0, 0.7
-_DISTANCES = {"FD-Lite0": 1, "FD-pixels": 4}  # and the digits that are said
+_DISTANCES = {"FD-judge": 1, "FD-Lite0": 1, "FD-pixels": 4}  # and the digits that are said
+_COLOURS = ("#1f6f8b", "#d1495b")
 
 
 def table(record):
     """Markdown: the curve over the weight, then the generators."""
     lines = [f"# Alignment, {record['date']}", "", f"`{record['command']}`", "", caption(record), ""]
-    lines += ["## Tokenizers", "", *_tokenizers(by_weight(record, "tokenizer")), ""]
-    generators = by_weight(record, "generator")
+    for dim, groups in by_dim(record, "tokenizer").items():
+        lines += [f"## Tokenizers of {dim} channels", "", *_tokenizers(groups), ""]
+    generators = by_dim(record, "generator")
     if generators:
         lines += ["## Generators on their latents", "", *_generators(generators, record.get("real", {})), ""]
     losses = [run for run in record["runs"].values() if run["kind"] == "loss"]
@@ -25,12 +27,13 @@ def table(record):
     return "\n".join(lines)
 
 
-def by_weight(record, kind):
-    """Weight -> the runs of all seeds, in order of weight."""
-    rows = sorted((run for run in record["runs"].values() if run["kind"] == kind), key=lambda run: run["weight"])
-    return {
-        weight: [run for run in rows if run["weight"] == weight] for weight in dict.fromkeys(r["weight"] for r in rows)
-    }
+def by_dim(record, kind):
+    """Channels -> weight -> the runs of all seeds, in order."""
+    rows = [run for run in record["runs"].values() if run["kind"] == kind]
+    found = {}
+    for run in sorted(rows, key=lambda run: (run["dim"], run["weight"], run["seed"])):
+        found.setdefault(run["dim"], {}).setdefault(run["weight"], []).append(run)
+    return found
 
 
 def differences(groups, name):
@@ -68,23 +71,35 @@ def _tokenizers(groups):
     return [*lines, "", f"Chance {first['chance']:.1f} %; {wanted}."]
 
 
-def _generators(groups, real):
+def _generators(by_channels, real):
     names = {f"{name}{of}": digits for name, digits in _DISTANCES.items() for of in ("", " of reconstructions")}
-    lines = [f"| weight | seeds | {' | '.join(names)} |", "|" + "---|" * (2 + len(names))]
-    for weight, rows in groups.items():
-        cells = [spread([row[name] for row in rows], digits) for name, digits in names.items()]
-        lines.append(f"| {weight:g} | {len(rows)} | {' | '.join(cells)} |")
+    lines = [f"| channels | weight | seeds | {' | '.join(names)} | judged right, % |", "|" + "---|" * (4 + len(names))]
+    for dim, groups in by_channels.items():
+        for weight, rows in groups.items():
+            cells = [spread([row[name] for row in rows], digits) for name, digits in names.items()]
+            cells.append(spread([row["judged"] for row in rows], 1))
+            lines.append(f"| {dim} | {weight:g} | {len(rows)} | {' | '.join(cells)} |")
     if real:
-        lines.append(f"| real images | | {real['FD-Lite0']:.1f} | | {real['FD-pixels']:.4f} | |")
-    count = next(iter(groups.values()))[0]["samples"]
-    said = f"{count} samples, no guidance; distances to the test images, less is better. Lite0 is the teacher as well."
-    changes = [
-        f"- {name} at weight {weight:g} against weight 0: {spread(change, digits)}"
-        for name, digits in _DISTANCES.items()
-        for weight, change in differences(groups, name).items()
-        if weight and change
-    ]
-    return [*lines, "", said, "", *changes]
+        cells = [f"{real[name]:.{digits}f} | " for name, digits in _DISTANCES.items()]
+        lines.append(f"| real images | | | {' | '.join(cells)} | {real['judged']:.1f} |")
+    lines += ["", _about(by_channels), ""]
+    for dim, groups in by_channels.items():
+        for weight in (weight for weight in groups if weight):
+            said = [
+                f"{name} {spread(differences(groups, name)[weight], digits)}"
+                for name, digits in (_DISTANCES | {"judged": 1}).items()
+            ]
+            lines.append(f"- {dim} channels, weight {weight:g} against 0: {', '.join(said)}")
+    return lines
+
+
+def _about(by_channels):
+    count = next(iter(next(iter(by_channels.values())).values()))[0]["samples"]
+    return (
+        f"{count} samples, no guidance, equal steps; distances to the test images, less is better. The judge is a "
+        "classifier of other real images, FD-judge is the distance in its features, and judged right are samples of "
+        "the class that was asked for. Lite0 is the teacher as well."
+    )
 
 
 def _losses(rows):
@@ -102,10 +117,14 @@ def spread(values, digits):
 
 
 def draw(record, path):
-    """Probe against PSNR, and both distances of the generators."""
-    tokenizers, generators = by_weight(record, "tokenizer"), by_weight(record, "generator")
-    figure, places = plt.subplots(1, 3 if generators else 1, figsize=(12 if generators else 5.5, 4.2), squeeze=False)
-    _draw_curve(places[0][0], tokenizers)
+    """Probe against PSNR, and the distances of the generators."""
+    tokenizers, generators = by_dim(record, "tokenizer"), by_dim(record, "generator")
+    count = 1 + (len(_DISTANCES) if generators else 0)
+    figure, places = plt.subplots(1, count, figsize=(3.6 * count + 1, 4.0), squeeze=False)
+    for dim, colour in zip(tokenizers, _COLOURS, strict=False):
+        _draw_curve(places[0][0], tokenizers[dim], dim, colour)
+    places[0][0].set(title="Alignment at these weights", xlabel="PSNR, dB", ylabel="linear probe, %")
+    places[0][0].legend(fontsize=8)
     for axes, name in zip(places[0][1:], _DISTANCES, strict=False):
         _draw_distances(axes, generators, name, record.get("real", {}))
     figure.tight_layout()
@@ -113,33 +132,30 @@ def draw(record, path):
     plt.close(figure)
 
 
-def _draw_curve(axes, groups):
+def _draw_curve(axes, groups, dim, colour):
     for rows in groups.values():
-        axes.plot([r["psnr"] for r in rows], [r["probe"] for r in rows], "o", color="#3aa0c0", markersize=4, alpha=0.6)
+        axes.plot([r["psnr"] for r in rows], [r["probe"] for r in rows], "o", color=colour, markersize=4, alpha=0.5)
     points = [(mean(r["psnr"] for r in rows), mean(r["probe"] for r in rows)) for rows in groups.values()]
-    axes.plot([x for x, _ in points], [y for _, y in points], "-", color="#1f6f8b")
+    axes.plot([x for x, _ in points], [y for _, y in points], "-", color=colour, label=f"{dim} channels")
     for weight, point in zip(groups, points, strict=True):
         axes.annotate(f"{weight:g}", point, textcoords="offset points", xytext=(5, 4), fontsize=8)
-    if 0.0 in groups:
-        x, y = points[0]
-        axes.axhline(y + GAIN, color="#bbbbbb", linewidth=1)
-        axes.axvline(x - LOSS, color="#bbbbbb", linewidth=1)
-    axes.set(title="Alignment at these weights", xlabel="PSNR, dB", ylabel="linear probe, %")
     axes.grid(alpha=0.3)
 
 
-def _draw_distances(axes, groups, name, real):
-    for place, rows in enumerate(groups.values()):
-        axes.plot(
-            [place] * len(rows), [row[name] for row in rows], "o", color="#1f6f8b", label="" if place else "samples"
-        )
-        floor = [row[f"{name} of reconstructions"] for row in rows]
-        axes.plot([place] * len(rows), floor, "_", color="#d1495b", label="" if place else "reconstructions")
+def _draw_distances(axes, by_channels, name, real):
+    for (dim, groups), colour in zip(by_channels.items(), _COLOURS, strict=False):
+        for place, rows in enumerate(groups.values()):
+            axes.plot(
+                [place] * len(rows), [row[name] for row in rows], "o", color=colour,
+                label="" if place else f"samples, {dim} channels",
+            )  # fmt: skip
+            floor = [row[f"{name} of reconstructions"] for row in rows]
+            axes.plot([place] * len(rows), floor, "_", color=colour, label="" if place else "reconstructions")
     if real:
         axes.axhline(real[name], color="#bbbbbb", linewidth=1, label="real images")
-    axes.set(
-        title=f"{name} of generators", xlabel="weight of the alignment", xlim=(-0.5, len(groups) - 0.5), ylim=(0, None)
-    )
-    axes.set_xticks(range(len(groups)), [f"{weight:g}" for weight in groups])
+    weights = list(next(iter(by_channels.values())))
+    axes.set(title=f"{name} of generators", xlabel="weight of the alignment", xlim=(-0.5, len(weights) - 0.5))
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7)

@@ -58,16 +58,17 @@ def test_tokenizers_differ_in_weight_and_seed_only(study):
         alignment = run.recipe["objective"].get("alignment", {"weight": 0.0})
         assert (alignment["weight"], run.recipe["train"]["seed"]) == (run.weight, run.seed)
         assert run.recipe.get("cache_features", False) == (run.weight > 0)
+        assert (run.recipe["model"]["bottleneck"]["dim"], run.recipe["model"]["z_channels"]) == (run.dim, 2 * run.dim)
         shared.append(
             {
-                "model": run.recipe["model"],
+                "model": run.recipe["model"] | {"z_channels": 0, "bottleneck": {}},
                 "data": run.recipe["data"],
                 "objective": {k: v for k, v in run.recipe["objective"].items() if k != "alignment"},
                 "train": run.recipe["train"] | {"seed": 0},
             }
         )
     assert all(one == shared[0] for one in shared)
-    assert len(shared) == len(plan.WEIGHTS) * len(plan.SEEDS) + 1
+    assert len(shared) == (len(plan.WEIGHTS) + len(plan.COMPARED)) * len(plan.SEEDS) + 1
 
 
 def test_every_generator_follows_the_tokenizer_it_needs(study):
@@ -124,7 +125,7 @@ def test_the_table_compares_runs_of_one_seed(study):
         (0.3, 0): (70.0, 20.0),
     }  # fmt: skip
     runs = {
-        f"{w}-{s}": figures | {"kind": "tokenizer", "weight": w, "seed": s, "probe": probe, "psnr": psnr}
+        f"{w}-{s}": figures | {"kind": "tokenizer", "dim": 16, "weight": w, "seed": s, "probe": probe, "psnr": psnr}
         for (w, s), (probe, psnr) in measured.items()
     }
     record = {
@@ -143,7 +144,7 @@ def test_the_table_compares_runs_of_one_seed(study):
 @pytest.mark.skipif(not FASHION.exists(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_program_writes_record_table_and_picture(study, monkeypatch, tmp_path, capsys):
     plan, program = study("alignment_plan"), study("alignment")
-    few = tuple(run for run in plan.runs(1) if run.seed == 0 and run.weight == 0.0)
+    few = tuple(run for run in plan.runs(1) if (run.seed, run.weight, run.dim) == (0, 0.0, 16))
     monkeypatch.setattr(program, "runs", lambda steps: few)
     out = tmp_path / "record.json"
     monkeypatch.setattr(
@@ -151,9 +152,11 @@ def test_the_program_writes_record_table_and_picture(study, monkeypatch, tmp_pat
     )
     program.main()
     record = json.loads(out.read_text())
-    assert set(record["runs"]) == {"tokenizer-0-seed0", "generator-0-seed0", "loss-none-0-seed0"}
-    drawn = record["runs"]["generator-0-seed0"]
+    assert set(record["runs"]) == {"tokenizer-16-0-seed0", "generator-16-0-seed0", "loss-none-16-0-seed0"}
+    drawn = record["runs"]["generator-16-0-seed0"]
     assert drawn["FD-Lite0"] > drawn["FD-Lite0 of reconstructions"] > 0  # nothing was learned in one step
+    assert drawn["FD-judge"] > drawn["FD-judge of reconstructions"]
+    assert 0 <= drawn["judged"] <= 100
     assert out.with_suffix(".png").stat().st_size > 1000
     assert "FD-pixels" in out.with_suffix(".md").read_text()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--resume"])
