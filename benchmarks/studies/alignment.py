@@ -1,6 +1,6 @@
 """What aligning a tokenizer's latents with a pretrained network costs and gives, on Fashion-MNIST.
 
-python benchmarks/studies/alignment.py --out benchmarks/results/2026-11-25-alignment.json
+python benchmarks/studies/alignment.py --out benchmarks/results/2026-11-26-alignment.json
 
 Two questions, three seeds each. How much better does a linear probe read classes off the mean-pooled latents of a
 KL-VAE for every tenth of a decibel that alignment costs? And does a generator that learns aligned latents draw better
@@ -13,6 +13,7 @@ one CPU core, half of it the generators'. Beside the record it writes a plot (.p
 
 import shutil
 import time
+from dataclasses import replace
 
 import torch
 from alignment_data import (
@@ -36,7 +37,7 @@ from tokenizers_mm.config import parse
 from tokenizers_mm.measure.probing import batches_of
 
 KINDS = ("tokenizer", "generator", "loss")
-_SAMPLES = 2000
+_SAMPLES, _FEW = 2000, 100
 _SAID = ("probe", "psnr", "FD-judge", "FD-Lite0", "FD-pixels", "judged")
 
 
@@ -46,7 +47,7 @@ class Study:
     def __init__(self, work, recipe, few=False):
         self.work, self.few = work, few
         config = parse(TokenizerRecipe, recipe, "recipe")
-        self.plain = config.data.source()
+        self.plain = (replace(config.data, count=_FEW) if few else config.data).source()
         self.taught = with_features(config, self.plain) if config.cache_features else None
         sizes = {"probe": 60, "test": 60} if few else {}
         self.images = Images.read(trained=len(self.plain), **sizes)

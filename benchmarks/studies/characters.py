@@ -10,16 +10,14 @@ core, a third of it for the reader. Beside the record it writes a plot (.png) an
 --steps N  shorten every run, the reader's as well, and read few words, to try the program out
 """
 
-import argparse
 import shutil
 import time
-from pathlib import Path
 
 import torch
 from characters_data import COUNT, Reading
 from characters_plan import BITS, runs
 from characters_report import draw, table
-from record import Record, write
+from record import Record, arguments, write
 
 from recipes.recipe import TokenizerRecipe
 from recipes.train import train_tokenizer
@@ -29,7 +27,7 @@ _FEW = 20
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__, "runs/characters", BITS, "BITS")
     torch.set_num_threads(1)
     command = f"python benchmarks/studies/characters.py --out benchmarks/results/{options.out.name}"
     record = Record(options.out, command, options.resume)
@@ -59,18 +57,6 @@ def measured(run, reading, folder):
     found = {"name": run.name, "bits": run.bits, "train_cpu_seconds": seconds} | reading.figures(tokenizer)
     print(f"{run.key}: {100 * found['accuracy']:.1f} % read, {found['psnr']:.2f} dB, {seconds} s", flush=True)
     return found
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path("runs/characters"), help="folder of the reader and the runs")
-    parser.add_argument("--only", action="append", type=int, choices=BITS, metavar="BITS")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    options.only = options.only or list(BITS)
-    return options
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Do the first tokens alone make a picture? Nested query tokens on emoji, with two decoders, and their control.
 
-python benchmarks/studies/prefixes.py --out benchmarks/results/2026-11-25-prefixes.json
+python benchmarks/studies/prefixes.py --out benchmarks/results/2026-11-26-prefixes.json
 
 Three seeds of FlexTok with a pixel decoder, of TiTok, whose tokens have no order, and of a ViT, whose tokens have that
 of rows; one of FlexTok with its flow. For every number of tokens the PSNR of held-out emoji, for some the Frechet

@@ -60,14 +60,15 @@ def write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def arguments(about: str, work: str, parts: Sequence[str], part: str) -> argparse.Namespace:
+def arguments(about: str, work: str, parts: Sequence[str] | Sequence[int] = (), part: str = "") -> argparse.Namespace:
     """What a study is told on its command line; `only` is all of its parts by default."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
     parser.add_argument("--work", type=Path, default=Path(work), help="folder of the runs")
-    parser.add_argument("--only", action="append", choices=parts, metavar=part)
+    if parts:
+        parser.add_argument("--only", action="append", type=type(parts[0]), choices=parts, metavar=part)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
-    options.only = options.only or list(parts)
+    options.only = getattr(options, "only", None) or list(parts)
     return options

@@ -1,6 +1,6 @@
 """What image-text contrast gives and costs, and whether two halves in one tokenizer keep what each of them can.
 
-python benchmarks/studies/text_and_fusion.py --out benchmarks/results/2026-11-25-text-and-fusion.json
+python benchmarks/studies/text_and_fusion.py --out benchmarks/results/2026-11-26-text-and-fusion.json
 
 Emoji with their names: one multi-codebook tokenizer over the weight of its text contrast. Fashion-MNIST: a semantic
 and a perceptual tokenizer fused by channels and by sequence, with the bits of both, and sharing the bits of one. Three
@@ -9,13 +9,11 @@ seeds each. About 20 minutes on one CPU core. Beside the record it writes a plot
 --steps N  shorten every run and measure on few images, to try the program out
 """
 
-import argparse
 import shutil
 import time
-from pathlib import Path
 
 import torch
-from record import Record, write
+from record import Record, arguments, write
 from safetensors.torch import load_file, save_file
 from text_and_fusion_figures import figures, fitting_features
 from text_and_fusion_plan import FUSED, SEEDS, runs
@@ -31,7 +29,7 @@ _FITTED = "fitted.safetensors"
 
 
 def main():
-    options = arguments()
+    options = arguments(__doc__, "runs/text-and-fusion")
     torch.set_num_threads(1)
     command = f"python benchmarks/studies/text_and_fusion.py --out benchmarks/results/{options.out.name}"
     record, few, again = Record(options.out, command, options.resume), options.steps is not None, set()
@@ -53,15 +51,6 @@ def main():
     write(options.out.with_suffix(".md"), table(record.data))
     draw(record.data, options.out.with_suffix(".png"))
     print(f"wrote {options.out} and beside it .md and .png")
-
-
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path("runs/text-and-fusion"), help="folder of the runs")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    return parser.parse_args()
 
 
 def trained(run, work, few):
