@@ -34,14 +34,6 @@ CLIP, EMA_DECAY, WEIGHT = 1.0, 0.999, 0.5
 SIZES = {"64 px": (64, 8, (1, 2), 32), "128 px": (128, 4, (1, 2, 2), 64)}
 
 
-@pytest.fixture(autouse=True)
-def _training(_all_cores):
-    """One thread, as for the other training steps, and gradients."""
-    torch.set_num_threads(1)
-    with torch.enable_grad():
-        yield
-
-
 class Clock:
     """Seconds spent in each part of a step."""
 
