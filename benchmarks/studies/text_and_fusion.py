@@ -4,7 +4,7 @@ python benchmarks/studies/text_and_fusion.py --out benchmarks/results/2026-11-26
 
 Emoji with their names: one multi-codebook tokenizer over the weight of its text contrast. Fashion-MNIST: a semantic
 and a perceptual tokenizer fused by channels and by sequence, with the bits of both, and sharing the bits of one. Three
-seeds each. About 20 minutes on one CPU core. Beside the record it writes a plot (.png) and a table (.md) of that name.
+seeds each. About 30 minutes on one CPU core. Beside the record it writes a plot (.png) and a table (.md) of that name.
 --resume   keep the runs that the record holds already with the same recipe
 --steps N  shorten every run and measure on few images, to try the program out
 """
