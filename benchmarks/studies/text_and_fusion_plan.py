@@ -10,7 +10,7 @@ from recipes.recipe import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 SEEDS = (0, 1, 2)
-TEXT_WEIGHTS = (0.0, 0.02, 0.05)
+TEXT_WEIGHTS = (0.0, 0.02, 0.05, 0.15)
 # What each fused tokenizer is made of: how, semantic run, perceptual run.
 FUSED = {
     "channel, bits of their own": ("channel", "semantic", "perceptual"),

@@ -35,16 +35,20 @@ SIZES = {"64 px": (64, 8, (1, 2), 32), "128 px": (128, 4, (1, 2, 2), 64)}
 
 
 class Clock:
-    """Seconds spent in each part of a step."""
+    """Seconds spent in each part of a step; a part inside another counts for itself alone."""
 
     def __init__(self):
-        self.seconds = Counter()
+        self.seconds, self.within = Counter(), []
 
     @contextmanager
     def __call__(self, part):
         began = time.perf_counter()
+        self.within.append(0.0)
         yield
-        self.seconds[part] += time.perf_counter() - began
+        took = time.perf_counter() - began
+        self.seconds[part] += took - self.within.pop()
+        if self.within:
+            self.within[-1] += took
 
 
 class Naive:
@@ -146,7 +150,7 @@ class Ours:
         timed(self.objective.autoencoder, "quantized", "autoencoder, forward")
         timed(self.objective.autoencoder, "pixels", "autoencoder, forward")
         timed(self.objective, "_measure", "adaptive weight")
-        timed(self.run, "_step_adversary", "discriminator's step")
+        timed(self.run, "_step_adversary", "discriminator's step, forward")
         timed(self.run.accelerator, "backward", "autoencoder and discriminator, backward")
         self(image)
         seconds = clock.seconds
