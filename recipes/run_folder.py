@@ -1,10 +1,22 @@
-"""Where the parts of a finished run are."""
+"""Where the parts of a finished run are, and what it was trained in."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 
 def resolve(folder: Path, part: str) -> Path:
     """The tokenizer/ or generator/ folder of a run folder; any other path or name as it is."""
     return folder / part if (folder / part / "config.json").exists() else folder
+
+
+def trained_precision(run: Path) -> str:
+    """Arithmetic of a run's training as its recipe says it: no (float32), bf16 or fp16.
+
+    Raises `ValueError` for a folder that no run has written to.
+    """
+    record = run / "run.json"
+    if not record.exists():
+        raise ValueError(f"{record}: no such file; {run} holds no run, let it finish training")
+    return str(json.loads(record.read_text())["train"]["precision"])

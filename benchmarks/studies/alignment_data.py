@@ -124,10 +124,10 @@ def classes_in_turn(count, classes):
 
 
 @torch.no_grad()
-def samples(generator, tokenizer, label_N, *, guidance=1.0, seed=0):
+def samples(generator, tokenizer, label_N, *, seed=0):
     """Batches of drawn images of these classes."""
     for number, label_B in enumerate(torch.as_tensor(label_N).split(_BATCH)):
-        tokens = generator.sample(label_B, guidance=guidance, seed=1000 * seed + number)
+        tokens = generator.sample(label_B, seed=1000 * seed + number)
         yield tokenizer.decode(tokens)
 
 

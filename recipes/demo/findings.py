@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import torch
 from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.measure_generators import (
     GENERATORS,
-    Drawing,
     draw_pictures,
     measure_captions,
     measure_copies_control,
@@ -37,7 +35,6 @@ def measure_demo(
     samples: int = 512,
     perceptual_name: str | None = "lite0",
     judge_steps: int = 600,
-    bfloat16: bool = True,
     progress: Callable[[str], None] = lambda what: None,
     seconds: Mapping[str, float] | None = None,
 ) -> Findings:
@@ -46,7 +43,6 @@ def measure_demo(
     samples          pictures each generator draws, captions it writes for each split; even
     perceptual_name  network of the perceptual distance on photographs; None leaves the measure out
     judge_steps      training of the judge; with fewer its own gate is missed, and says so
-    bfloat16         arithmetic that the generators draw in, which is that of their training; otherwise float32
     seconds          time of every stage so far, kept with the findings
 
     Raises `ValueError` for too few samples and for a folder in which a run is missing or broken.
@@ -59,8 +55,7 @@ def measure_demo(
     try:
         # One thread per task: small networks side by side use two cores better than one network on both.
         with ThreadPoolExecutor(_WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            draw = partial(draw_pictures, folder, samples=samples, progress=progress, bfloat16=bfloat16)
-            parts = _measure(pool, folder, samples, judge_steps, network, draw, progress)
+            parts = _measure(pool, folder, samples, judge_steps, network, progress)
     finally:
         torch.set_num_threads(threads)
     findings = merge([*parts, Findings(seconds=dict(seconds or {}), environment=_environment(network))])
@@ -74,13 +69,12 @@ def _measure(
     samples: int,
     judge_steps: int,
     network: Perceptual | None,
-    draw: Callable[[str], Drawing],
     progress: Callable[[str], None],
 ) -> list[Findings]:
     """All parts, measured side by side: the longest task, and the judge that others wait for, come first."""
-    flow = pool.submit(draw, "flow")
+    flow = pool.submit(draw_pictures, folder, "flow", samples, progress)
     judge = pool.submit(make_bench, folder, judge_steps, progress)
-    autoregressive = pool.submit(draw, "ar")
+    autoregressive = pool.submit(draw_pictures, folder, "ar", samples, progress)
     others = [
         pool.submit(measure_photos, folder, network, progress),
         pool.submit(measure_captions, folder, samples, progress),

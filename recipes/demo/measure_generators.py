@@ -20,6 +20,7 @@ import backbones
 from backbones import Autoregressive, Flow
 from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.measure_shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
+from recipes.run_folder import trained_precision
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
@@ -115,15 +116,10 @@ class Drawing:
 
 
 @torch.no_grad()
-def draw_pictures(
-    folder: Path, name: str, samples: int, progress: Callable[[str], None], *, bfloat16: bool = True
-) -> Drawing:
-    """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls.
-
-    bfloat16  draw under autocast, as the recipes train
-    """
+def draw_pictures(folder: Path, name: str, samples: int, progress: Callable[[str], None]) -> Drawing:
+    """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls."""
     progress(f"shapes_{name}: draws {samples} pictures, half of them of held-out combinations")
-    artist, halves = _load(folder, name, bfloat16), fresh(samples // 2)
+    artist, halves = _load(folder, name), fresh(samples // 2)
     captions = [caption for shapes in halves.values() for caption in shapes.captions]
     few = [caption for shapes in halves.values() for caption in shapes.captions[:_ALIKE_HALF]]
     drawing = Drawing(
@@ -227,9 +223,10 @@ class _Artist:
         }
 
 
-def _load(folder: Path, name: str, bfloat16: bool = False) -> _Artist:
+def _load(folder: Path, name: str) -> _Artist:
     codec = Autoencoder.from_pretrained(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
-    return _Artist(name, backbones.load(folder / f"shapes_{name}" / "generator"), codec, bfloat16)
+    run = folder / f"shapes_{name}"
+    return _Artist(name, backbones.load(run / "generator"), codec, trained_precision(run) == "bf16")
 
 
 def _accuracies(

@@ -39,7 +39,6 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
         folder,
         samples=16 if quick else 512,
         judge_steps=100 if quick else 600,
-        bfloat16=not quick,
         perceptual_name=lite0,
         progress=lambda what: console.print(f"    {what}"),
         seconds=seconds | {"everything": time.monotonic() - began},

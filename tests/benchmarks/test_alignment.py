@@ -1,6 +1,5 @@
 """The alignment study: its runs differ in what they say they differ in, and its table says what was measured."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,15 +14,7 @@ from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.store import TokenDataset
 
-STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """Function name -> module of the study, which is a program in a folder and no package."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    return importlib.import_module
 
 
 def stripes(count, classes=10):

@@ -1,23 +1,12 @@
 """The study of characters: equal where it says so, and its controls can tell."""
 
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 
 from recipes.recipe import TokenizerRecipe
 from tokenizers_mm.autoencoder import build_autoencoder
 from tokenizers_mm.config import parse
-
-STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """Function name -> module of the study, which is a program in a folder and no package."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    return importlib.import_module
 
 
 def built(run):

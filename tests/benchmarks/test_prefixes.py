@@ -1,8 +1,6 @@
 """The prefix study: what it compares is alike where it says so, and its table says what was measured."""
 
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +10,6 @@ from recipes.recipe import TokenizerRecipe
 from tokenizers_mm.autoencoder import build_autoencoder
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
-
-STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """Function name -> module of the study, which is a program in a folder and no package."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    return importlib.import_module
 
 
 def built(recipe):

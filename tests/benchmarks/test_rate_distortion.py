@@ -1,6 +1,5 @@
 """The rate-distortion study: what it compares is equal where it says so, and its baseline counts every byte."""
 
-import importlib
 import json
 import math
 import sys
@@ -15,15 +14,6 @@ import quantizers
 from recipes.recipe import TokenizerRecipe
 from tokenizers_mm.autoencoder import build_autoencoder
 from tokenizers_mm.config import build, parse
-
-STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """Function name -> module of the study, which is a program in a folder and no package."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    return importlib.import_module
 
 
 def gradients(count, side=32):

@@ -1,8 +1,5 @@
 """The study of text contrast and fused halves: runs differ where it says so, bits are counted, gains are paired."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,15 +7,6 @@ from recipes.recipe import TokenizerRecipe, load_recipe
 from tokenizers_mm import Fused, build_autoencoder
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
-
-STUDIES = Path(__file__).parents[2] / "benchmarks" / "studies"
-
-
-@pytest.fixture
-def study(monkeypatch):
-    """Function name -> module of the study, which is a program in a folder and no package."""
-    monkeypatch.syspath_prepend(str(STUDIES))
-    return importlib.import_module
 
 
 def without(recipe, *path):

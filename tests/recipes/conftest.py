@@ -53,6 +53,8 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options: dict[str, object] = {"width": 32, "depth": 1, "heads": 2}
         backbones.save(backbones.build(kind, options, store.spec, store.codebook_VD), folder / name / "generator")
         _write_history(folder / name, TERMS[name])
+        train = {"precision": load_recipe(name).train.precision}
+        (folder / name / "run.json").write_text(json.dumps({"train": train}))
     return folder
 
 

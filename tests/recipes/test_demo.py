@@ -48,6 +48,8 @@ def test_the_quick_demo_goes_all_the_way(tmp_path, small_photos, monkeypatch):
     assert "Held-out photographs" in html
     assert "http://" not in html.split("<body")[0]
     figures = findings_of(tmp_path / "demo")
+    drawn = {protocol["arithmetic"] for protocol in figures.protocols.values() if "arithmetic" in protocol}
+    assert drawn == {"float32"}  # as they were trained
     # Ten steps teach nothing: the captions must miss their target, or the measurement is broken.
     assert figures["captions/seen"].reached is False
     assert figures.value("photos/flower/vae/psnr") > 20  # the linear start alone is worth that much

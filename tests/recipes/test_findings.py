@@ -15,6 +15,7 @@ from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.findings import measure_demo
 from recipes.demo.measure_generators import Drawing, measure_copies_control, measure_drawing
 from recipes.demo.measure_shapes import Bench, as_images, chance_range, control
+from recipes.run_folder import trained_precision
 from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.judge import AttributeJudge
@@ -280,3 +281,11 @@ def test_bad_input_is_refused(demo_folder: Path, tmp_path: Path) -> None:
         merge([Findings(examples={"a": [Example(caption="", read="", right=True)]})] * 2)
     with pytest.raises(ValueError, match=r"photos_fsq: holds no tokenizer; let the demo finish training"):
         measure_demo(tmp_path, samples=16, perceptual_name=None, judge_steps=1)
+    with pytest.raises(ValueError, match=r"run\.json: no such file; .* holds no run, let it finish training"):
+        trained_precision(tmp_path)
+
+
+def test_generators_draw_in_the_arithmetic_they_were_trained_in(findings: Findings, demo_folder: Path) -> None:
+    assert {trained_precision(demo_folder / name) for name in ("shapes_ar", "shapes_flow")} == {"bf16"}
+    drawn = {protocol["arithmetic"] for protocol in findings.protocols.values() if "arithmetic" in protocol}
+    assert drawn == {"bfloat16 autocast; the tokenizer float32"}
