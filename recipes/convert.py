@@ -9,6 +9,7 @@ from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
 from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.config import ConfigError, override
+from tokenizers_mm.paths import local_path
 
 LAYOUTS = ("tokenizers-mm", "diffusers")
 
@@ -20,6 +21,7 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
     """
     if to not in LAYOUTS:
         raise ConfigError(f"--to {to}: expected one of {', '.join(LAYOUTS)}")
+    local_path(out, "out")  # before anything is downloaded
     tokenizer = load(source, config=override({}, assign), **given)
     if to == "diffusers":
         if not isinstance(tokenizer, Autoencoder):

@@ -15,6 +15,7 @@ from tokenizers_mm.data.notes import CAPTIONS, CLASSES
 from tokenizers_mm.data.photos import heldout_photos, training_photos
 from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.words import WordSplit, words
+from tokenizers_mm.paths import local_path
 
 _TEST_SHARE_OF_WORDS = 0.1
 
@@ -44,7 +45,7 @@ def write_dataset(
     """
     if name not in _WRITERS:
         raise ValueError(f"data set {name!r}: expected one of {', '.join(_WRITERS)}")
-    if folder.exists() and any(folder.iterdir()):
+    if local_path(folder, "folder").exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose another folder")
     return _WRITERS[name](folder, size, count, seed, source)
 

@@ -14,6 +14,7 @@ import backbones
 from tokenizers_mm.api import Condition
 from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.data.images import to_uint8
+from tokenizers_mm.paths import local_path
 
 # Beside a trained generator: the fingerprint of the tokenizer whose tokens it learned.
 TOKENIZER_FILE = "tokenizer.sha256"
@@ -48,7 +49,7 @@ def save_strip(image_BCHW: Tensor, path: Path, height: int = 128) -> None:
     """Write the images side by side, enlarged without smoothing to at least `height` pixels."""
     strip = np.concatenate(list(image_BCHW.permute(0, 2, 3, 1).numpy()), axis=1)
     factor = max(1, height // strip.shape[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    local_path(path, "path").parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(strip.repeat(factor, 0).repeat(factor, 1)).save(path)
 
 

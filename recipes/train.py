@@ -29,6 +29,7 @@ from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.objective import build_objective
 from tokenizers_mm.semantic_head import SemanticHead
 from tokenizers_mm.towers import build_tower, cached_semantics
+from tokenizers_mm.paths import local_path
 from tokenizers_mm.train import Losses, Picture, train
 
 ADVERSARY_FILE = "adversary.safetensors"
@@ -37,6 +38,7 @@ _CALIBRATION_IMAGES, _CALIBRATION_BATCH, _PICTURE_IMAGES = 2048, 64, 8
 
 def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
     """Train and save; returns the folder of the finished tokenizer or generator."""
+    local_path(folder, "folder")  # before data and teachers are read
     if isinstance(recipe, GeneratorRecipe):
         train_generator(recipe, folder, resume=resume)
         return folder / "generator"

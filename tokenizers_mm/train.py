@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tokenizers_mm.data.loader import Positions, micro_batches
 from tokenizers_mm.data.sources import Source
 from tokenizers_mm.ema import EMA
+from tokenizers_mm.paths import local_path
 from tokenizers_mm.progress import Reporter
 
 Picture = Callable[[], NDArray[np.uint8]]
@@ -133,7 +134,7 @@ def train(
     Returns the history: one mapping per logged step. Raises `NonFiniteLoss`, and `ValueError` when the folder holds
     another run.
     """
-    run = _Run(objective, source, config, folder, adversary)
+    run = _Run(objective, source, config, local_path(folder, "folder"), adversary)
     start = run.open(json.loads(json.dumps({"train": asdict(config), "recipe": recipe or {}})), resume)
     if start == config.steps:
         run.ema.copy_to(objective)

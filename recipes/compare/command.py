@@ -34,6 +34,7 @@ def compare(
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
     from recipes.compare.measure import Settings, compare_tokenizers
     from recipes.compare.page import write_comparison
+    from tokenizers_mm.paths import local_path
 
     settings = Settings(
         images=images,
@@ -47,5 +48,6 @@ def compare(
         speed=speed,
         pictures=pictures,
     )
+    local_path(out, "--out")  # before anything is measured
     comparison = compare_tokenizers(tokenizers, settings, names=name or [], progress=print)
     print(f"open {write_comparison(comparison, out)}")

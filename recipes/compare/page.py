@@ -22,6 +22,7 @@ from recipes.compare.tables import (
 from recipes.page.chart import Points
 from recipes.page.page import Page
 from recipes.page.picture import Pixels
+from tokenizers_mm.paths import local_path
 
 __all__ = ["write_comparison"]
 
@@ -31,7 +32,7 @@ _RATE_LABEL = "bits per pixel"
 
 def write_comparison(comparison: Comparison, folder: Path) -> Path:
     """Write `compare.json` and `index.html`, which needs nothing but itself; returns the page's path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    local_path(folder, "folder").mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
     page = _opening(comparison)
     _add_pictures(page, comparison)

@@ -21,6 +21,7 @@ from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.kinds import KINDS, Model, describe, identity, rebuild
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.config import parse
+from tokenizers_mm.paths import local_path
 
 FORMAT = "tokenizers-mm/1"
 _CARD = "README.md"
@@ -97,7 +98,7 @@ def write_whole(
     replaces  files of the old folder that may go; `check` raises `CheckpointError` unless they are a model of this kind
     card      text for README.md: replaces a generated one, and is written where there is none if `new_card`
     """
-    kept = _companions(folder, replaces, check)
+    kept = _companions(local_path(folder, "folder"), replaces, check)
     target = folder.resolve()
     partial, old = (target.with_name(f".{target.name}.{state}") for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)

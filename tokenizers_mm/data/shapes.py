@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tokenizers_mm.paths import local_path
+
 __all__ = [
     "ATTRIBUTES",
     "COMBINATIONS",
@@ -148,7 +150,7 @@ def edits(
 
 def write_folder(shapes: Shapes, path: str | Path) -> Path:
     """Write one PNG per image and `captions.jsonl` (file, caption, label) beside them; returns the folder."""
-    folder = Path(path)
+    folder = local_path(path, "path")
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for image, key, text, label in zip(shapes.images, shapes.keys, shapes.captions, shapes.labels, strict=True):

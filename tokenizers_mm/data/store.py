@@ -29,6 +29,7 @@ from tokenizers_mm.data.manifest import Inputs, Manifest, StoreMismatch, lock
 from tokenizers_mm.data.shards import Quarantined, Row, Shard, is_text, row_shape, shard_indices, tokens_of
 from tokenizers_mm.data.sources import Draw
 from tokenizers_mm.data.verify import Report, verify
+from tokenizers_mm.paths import local_path
 
 __all__ = ["Inputs", "Quarantined", "Report", "Row", "StoreMismatch", "StoreWriter", "TokenDataset", "verify"]
 
@@ -55,7 +56,7 @@ class StoreWriter:
         codebook_VD: Tensor | None = None,
         inputs: Inputs | None = None,
     ) -> None:
-        self.path, self.spec = Path(path), spec
+        self.path, self.spec = local_path(path, "path"), spec
         ours = Manifest(spec=spec, fingerprint=fingerprint, preprocess=preprocess.to_json(), inputs=inputs)
         Manifest.present(self.path)  # refuses a foreign folder before anything is written to it
         self.path.mkdir(parents=True, exist_ok=True)
