@@ -27,9 +27,9 @@ from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.fused import Fused
 from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.objective import build_objective
+from tokenizers_mm.paths import local_path
 from tokenizers_mm.semantic_head import SemanticHead
 from tokenizers_mm.towers import build_tower, cached_semantics
-from tokenizers_mm.paths import local_path
 from tokenizers_mm.train import Losses, Picture, train
 
 ADVERSARY_FILE = "adversary.safetensors"

@@ -16,7 +16,7 @@ def local_path(path: str | Path, name: str = "out") -> Path:
 
     name  of the argument, for the error
 
-    Raises `ValueError` for an address (`scheme://...`, also where `Path` has taken one of its slashes), with the remedy.
+    Raises `ValueError` for an address (`scheme://...`, also after `Path` took one of its slashes), with the remedy.
     """
     address = _ADDRESS.match(str(path))
     if address is None:
