@@ -6,6 +6,7 @@ This is the `quantizers` package of tokenizers-mm. An unrelated distribution on 
 
 from quantizers.base import Quantized, Quantizer
 from quantizers.bsq import BSQ
+from quantizers.drop_in import DropIn
 from quantizers.fsq import FSQ
 from quantizers.gaussian import Gaussian
 from quantizers.gumbel import Gumbel
@@ -30,6 +31,7 @@ __all__ = [
     "LFQ",
     "VQ",
     "CodeMeter",
+    "DropIn",
     "Gaussian",
     "Gumbel",
     "Identity",
