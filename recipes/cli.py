@@ -152,9 +152,9 @@ def encode(
     Tokenizers that take images of one size only get that size where none is given.
     """
     from tokenizers_mm import fingerprint, load
-    from tokenizers_mm.checkpoints.kinds import only_side
     from tokenizers_mm.data.encode import encode_folder
     from tokenizers_mm.data.images import Preprocess
+    from tokenizers_mm.traits import only_side
 
     model = load(resolve(Path(tokenizer), "tokenizer"))
     with Progress(console=console) as progress:

@@ -13,7 +13,7 @@ from torch import Tensor
 from recipes.effective_bits import effective_bits
 from recipes.image_sets import ImageSet, image_set, probe_data
 from tokenizers_mm.checkpoints import load
-from tokenizers_mm.checkpoints.kinds import Model, only_side
+from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.data.images import Preprocess, to_tensor
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.evaluate import Evaluation, evaluate
@@ -22,6 +22,7 @@ from tokenizers_mm.measure.presets import Preset, preset
 from tokenizers_mm.measure.probing import probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.measure.protocol import Measurement
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
+from tokenizers_mm.traits import only_side
 
 __all__ = ["Extras", "evaluate_images", "named_folders"]
 

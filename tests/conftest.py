@@ -1,9 +1,11 @@
 """What every test can rely on: no network, one thread, the same random numbers."""
 
+import importlib
 import multiprocessing
 import os
 import random
 import socket
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the processes that tests start
@@ -26,6 +28,13 @@ def _same_random_numbers():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The module tests/plain/plain_tokenizers.py, which `plain_tokenizers:NAME` finds as well while the test runs."""
+    monkeypatch.syspath_prepend(Path(__file__).parent / "plain")
+    return importlib.import_module("plain_tokenizers")
 
 
 @pytest.fixture(scope="session")

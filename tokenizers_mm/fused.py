@@ -26,6 +26,7 @@ from tokenizers_mm.losses.distillation import match_grid
 from tokenizers_mm.semantic_head import mean_semantics
 from tokenizers_mm.semantics import Semantics, semantics_of
 from tokenizers_mm.towers import Tower
+from tokenizers_mm.traits import takes_one_size
 
 __all__ = ["Fused", "How"]
 
@@ -68,6 +69,11 @@ class Fused(nn.Module, HubMixin):
     def downsampling(self) -> int:
         """Sides of images are multiples of this many pixels."""
         return math.lcm(_downsampling(self.semantic, self.semantic_spec), _downsampling(self.perceptual, self.spec))
+
+    @property
+    def takes_one_size(self) -> bool:
+        """Whether images have to be of the spec's size: one half takes no others."""
+        return any(takes_one_size(half) for half in (self.semantic, self.perceptual))
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tokens:

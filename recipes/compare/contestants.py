@@ -12,8 +12,9 @@ from typing import Any
 from recipes.image_sets import image_set
 from recipes.run_folder import resolve
 from tokenizers_mm import Autoencoder, Fused, TokenSpec, Tower, fingerprint, load
-from tokenizers_mm.checkpoints.kinds import Model, only_side, takes_one_size
+from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.data.images import Preprocess
+from tokenizers_mm.traits import only_side, takes_one_size
 
 __all__ = ["Contestant", "common_size", "introduce", "open_model", "unique_names"]
 

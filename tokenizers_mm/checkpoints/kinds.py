@@ -17,7 +17,7 @@ from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.fused import Fused, How
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 
-__all__ = ["KINDS", "Model", "describe", "identity", "kind_of", "only_side", "rebuild", "takes_one_size"]
+__all__ = ["KINDS", "Model", "describe", "identity", "kind_of", "rebuild"]
 
 Model: TypeAlias = Autoencoder | Tower | Fused
 State: TypeAlias = Mapping[str, Tensor]
@@ -71,18 +71,6 @@ def kind_of(model: object) -> str:
         f"{type(model).__name__}: only tokenizers of the kinds {', '.join(KINDS)} can be saved; "
         "write what yours needs yourself"
     )
-
-
-def takes_one_size(model: Model) -> bool:
-    """Whether images have to be of the spec's size."""
-    parts = (model, model.semantic) if isinstance(model, Fused) else (model,)
-    return model.spec.order != "raster" or any(isinstance(part, Tower) for part in parts)
-
-
-def only_side(model: Model) -> int | None:
-    """Side of the square images that a tokenizer takes, where it takes no others."""
-    height, width = model.spec.image_size
-    return height if takes_one_size(model) and height == width else None
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Tower(nn.Module, HubMixin):
     changes the network; normalisation, statistics and features stay float32.
     """
 
+    takes_one_size = True
     latent_mean_D: Tensor
     latent_std_D: Tensor
     shift_C11: Tensor

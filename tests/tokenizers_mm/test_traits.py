@@ -1,0 +1,191 @@
+"""What any tokenizer answers, ours or a plain class: sizes, identity, device."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tokenizers_mm import AutoencoderConfig, Fused, Tiled, TowerConfig, build_autoencoder, build_tower, fingerprint
+from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.nets.conv import ConvConfig
+from tokenizers_mm.traits import (
+    check_tokenizer,
+    downsampling_of,
+    fingerprint_of,
+    on_device,
+    only_side,
+    takes_one_size,
+)
+
+NET = ConvConfig(channels=4, groups=2, multipliers=(1,), blocks=1, patch=4)
+
+
+def ours(bottleneck=None, side=16, seed=0):
+    torch.manual_seed(seed)
+    config = AutoencoderConfig(image_size=(side, side), net=NET, bottleneck=bottleneck or {"kind": "fsq"})
+    return build_autoencoder(config)
+
+
+def tower():
+    return build_tower(TowerConfig(name="timm:test_vit", image_size=16, input_size=32), random_init=True)
+
+
+def with_spec(**given):
+    return SimpleNamespace(spec=TokenSpec(**{"image_size": (24, 24), "grid": (6, 6), "dim": 1, **given}))
+
+
+# ------------------------------------------------------------------------------------------------------- what it is
+
+
+def test_tokenizers_are_told_from_other_things(plain):
+    assert check_tokenizer(plain.pool, "x") is plain.pool
+    with pytest.raises(ValueError, match=r"the argument is a NoDecoder without embed, decode: a tokenizer has spec"):
+        check_tokenizer(plain.NoDecoder(), "the argument")
+    with pytest.raises(ValueError, match=r"x is a int without spec, encode, embed, decode"):
+        check_tokenizer(3, "x")
+    wrong = plain.Pool()
+    wrong.spec = {"grid": (8, 8)}
+    with pytest.raises(ValueError, match="x: its spec is a dict, expected a TokenSpec"):
+        check_tokenizer(wrong, "x")
+
+
+# ------------------------------------------------------------------------------------------------------------ sizes
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, 4),
+        ({"grid": (6, 4)}, 12),  # steps of 4 and 6
+        ({"grid": (5, 6)}, 1),  # no whole number of pixels
+        ({"grid": (36,), "order": "sequence"}, 1),
+        ({"grid": ((1, 1), (6, 6)), "order": "scales"}, 1),
+    ],
+)
+def test_downsampling_comes_from_the_spec(given, expected):
+    tokenizer = with_spec(**given)
+    assert downsampling_of(tokenizer) == expected
+    tokenizer.downsampling = 7
+    assert downsampling_of(tokenizer) == 7
+
+
+def test_our_own_downsampling():
+    for tokenizer in (ours(), tower(), Fused(tower(), ours({"kind": "gaussian", "dim": 2})), Tiled(ours(), 8)):
+        assert downsampling_of(tokenizer) == tokenizer.downsampling > 1
+
+
+def test_who_takes_one_size_only(plain):
+    continuous = {"kind": "gaussian", "dim": 2}
+    for tokenizer in (plain.pool, ours(), Fused(ours(), ours())):
+        assert (takes_one_size(tokenizer), only_side(tokenizer)) == (False, None)
+    inner = Fused(tower(), ours(continuous))
+    for tokenizer in (tower(), inner, Fused(ours(continuous), inner), Fused(ours(), ours(), "sequence")):
+        assert (takes_one_size(tokenizer), only_side(tokenizer)) == (True, 16)
+    assert only_side(with_spec(grid=(36,), order="sequence")) == 24
+    oblong = with_spec(image_size=(24, 48), grid=(36,), order="sequence")
+    assert (takes_one_size(oblong), only_side(oblong)) == (True, None)
+    raster = with_spec()
+    assert only_side(raster) is None
+    raster.takes_one_size = True
+    assert only_side(raster) == 24
+
+
+# ------------------------------------------------------------------------------------------------------ fingerprints
+
+
+def test_ours_keep_their_fingerprints():
+    for tokenizer in (ours().eval(), tower(), Fused(ours(), ours())):
+        assert fingerprint_of(tokenizer) == fingerprint(tokenizer)
+
+
+def test_plain_tokenizers_have_one_by_state(plain):
+    before = fingerprint_of(plain.Pool())
+    assert before == fingerprint_of(plain.Pool())
+    assert len(before) == 64
+    others = [plain.Pool(block=8), plain.Pool(side=64), plain.Means()]
+    same_state = type("Pool2", (plain.Pool,), {})()
+    assert len({before, *map(fingerprint_of, [*others, same_state])}) == 5
+    changed = plain.Pool()
+    changed.table = torch.zeros(3)
+    assert fingerprint_of(changed) != before
+
+
+def test_a_tokenizer_says_its_fingerprint_itself(plain):
+    tokenizer = plain.Pool()
+    tokenizer.fingerprint = "pool-1"
+    assert fingerprint_of(tokenizer) == "pool-1"
+    tokenizer.block = 5  # what it says is what counts
+    assert fingerprint_of(tokenizer) == "pool-1"
+    tokenizer.fingerprint = lambda: "pool-2"
+    assert fingerprint_of(tokenizer) == "pool-2"
+    for wrong in ("", " x", "a\nb", 3, lambda: None):
+        tokenizer.fingerprint = wrong
+        with pytest.raises(ValueError, match=r"Pool.fingerprint is .*: expected one line of text"):
+            fingerprint_of(tokenizer)
+
+
+def test_wrapped_tokenizers_have_one_too(plain):
+    first, second = ours(), ours(seed=1)
+    assert fingerprint_of(Tiled(first, 8)) == fingerprint_of(Tiled(ours(), 8))
+    assert (
+        len({fingerprint_of(Tiled(first, 8)), fingerprint_of(Tiled(first, 12)), fingerprint_of(Tiled(second, 8))}) == 3
+    )
+    pools = [plain.Pool(16), plain.Pool(16), plain.Pool(16)]
+    pools[2].note = "other"
+    one, same, other = (fingerprint_of(Fused(pool, first)) for pool in pools)
+    assert one == same != other  # a half that cannot be saved
+
+
+def test_what_cannot_be_seen_is_refused(plain):
+    tokenizer = plain.Pool()
+    tokenizer.parts = {"session": [torch.Generator()]}
+    with pytest.raises(ValueError, match=r"parts\['session'\]\[0\] is a torch\S*Generator, whose state.*`fingerprint`"):
+        fingerprint_of(tokenizer)
+    tokenizer.fingerprint = "mine"
+    assert fingerprint_of(tokenizer) == "mine"
+
+
+PRINT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import plain_tokenizers
+from tokenizers_mm.traits import fingerprint_of
+
+tokenizer = plain_tokenizers.Pool()
+tokenizer.names = {"a", "b", "c", "d", "e"}
+open(sys.argv[2], "w").write(fingerprint_of(tokenizer))
+"""
+
+
+def test_another_process_gives_the_same_fingerprint(plain, start_process, tmp_path):
+    process = start_process(PRINT, plain.__file__.rpartition("/")[0], tmp_path / "out")
+    tokenizer = plain.Pool()
+    tokenizer.names = {"e", "d", "c", "b", "a"}
+    expected = fingerprint_of(tokenizer)
+    process.join(60)
+    assert process.exitcode == 0
+    assert (tmp_path / "out").read_text() == expected
+
+
+# ----------------------------------------------------------------------------------------------------------- devices
+
+
+def test_a_tokenizer_goes_where_it_is_sent(plain):
+    assert on_device(plain.pool, "cpu") is plain.pool
+    with pytest.raises(ValueError, match=r"device='cuda:1': Pool has no `to\(device\)`, so it stays on the CPU"):
+        on_device(plain.pool, "cuda:1")
+    tokenizer = ours({"kind": "gaussian", "dim": 2}).train()
+    assert on_device(tokenizer, "meta") is tokenizer
+    assert {value.device.type for value in tokenizer.state_dict().values()} == {"meta"}
+    assert not tokenizer.training
+
+
+def test_a_tokenizer_may_move_in_place_or_give_another(plain):
+    calls = []
+    movable, other = plain.Pool(), plain.Pool(block=8)
+    movable.to = calls.append
+    other.eval = lambda: calls.append("eval")
+    assert on_device(movable, "cuda:1") is movable
+    movable.to = lambda device: other
+    assert on_device(movable, "cpu") is other
+    assert calls == [torch.device("cuda:1"), "eval"]

@@ -1,0 +1,123 @@
+"""What can be asked of any tokenizer: pixels per position, which images it takes, which one it is, where it computes.
+
+An object that satisfies the `Tokenizer` protocol needs nothing beside it. It may have more, and then these say:
+
+    downsampling     int: sides of images are multiples of this many pixels
+    takes_one_size   bool: images have to be of the spec's size, although its positions are a raster
+    fingerprint      a text, or a method that returns one: changes whenever the same image would get other tokens
+    to(device)       moves it, and returns it or nothing;  eval()  leaves training mode
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import torch
+
+from tokenizers_mm.api import Tokenizer, TokenSpec
+
+__all__ = ["check_tokenizer", "downsampling_of", "fingerprint_of", "on_device", "only_side", "takes_one_size"]
+
+AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
+
+
+def check_tokenizer(value: object, name: str) -> Tokenizer:
+    """The value itself; `ValueError` naming what it lacks unless it has the members of the `Tokenizer` protocol."""
+    missing = [member for member in ("spec", "encode", "embed", "decode") if not hasattr(value, member)]
+    if missing or not isinstance(value, Tokenizer):
+        raise ValueError(
+            f"{name} is a {type(value).__name__} without {', '.join(missing)}: a tokenizer has spec, encode, embed and "
+            "decode (tokenizers_mm/api.py)"
+        )
+    if not isinstance(value.spec, TokenSpec):
+        raise ValueError(f"{name}: its spec is a {type(value.spec).__name__}, expected a TokenSpec")
+    return value
+
+
+def downsampling_of(tokenizer: Tokenizer) -> int:
+    """Pixels that both sides of an image are multiples of: its own `downsampling`, or what its spec says.
+
+    1 where positions belong to no place, or are no whole number of pixels.
+    """
+    known = getattr(tokenizer, "downsampling", None)
+    if known is not None:
+        return int(known)
+    spec = tokenizer.spec
+    if spec.order != "raster":
+        return 1
+    steps = [pixels / cells for pixels, cells in zip(spec.image_size, _raster(tokenizer), strict=True)]
+    return math.lcm(*map(int, steps)) if all(step.is_integer() for step in steps) else 1
+
+
+def takes_one_size(tokenizer: Tokenizer) -> bool:
+    """Whether images have to be of the spec's size; a raster takes others unless its `takes_one_size` denies it."""
+    return tokenizer.spec.order != "raster" or bool(getattr(tokenizer, "takes_one_size", False))
+
+
+def only_side(tokenizer: Tokenizer) -> int | None:
+    """Side in pixels of the square images that a tokenizer takes, where it takes no others."""
+    height, width = tokenizer.spec.image_size
+    return height if takes_one_size(tokenizer) and height == width else None
+
+
+def fingerprint_of(tokenizer: Tokenizer) -> str:
+    """Text that is the same for the same tokenizer in every process: what a token store and a generator remember.
+
+    Of our own kinds `checkpoints.fingerprint`; of others their `fingerprint` where they have one, else a SHA-256 over
+    the name of the class, the spec and everything the object holds (see `object_state`), whatever the device. Code is
+    not read: a changed `encode` with the same attributes goes unnoticed, so give such a class a `fingerprint`.
+
+    Raises `ValueError` for a fingerprint that is no line of text, and for state that cannot be seen from Python.
+    """
+    ours = _saved_fingerprint(tokenizer)
+    if ours is not None:
+        return ours
+    own: Any = getattr(tokenizer, "fingerprint", None)
+    if own is None:
+        from tokenizers_mm.object_state import object_digest
+
+        return object_digest([tokenizer.spec.to_json(), tokenizer], _saved_fingerprint)
+    text = own() if callable(own) else own
+    if not isinstance(text, str) or text != text.strip() or len(text.splitlines()) != 1:
+        raise ValueError(f"{type(tokenizer).__name__}.fingerprint is {text!r}: expected one line of text")
+    return text
+
+
+def on_device(tokenizer: AnyTokenizer, device: torch.device | str) -> AnyTokenizer:
+    """The tokenizer, moved to a device and out of training mode, as far as it has `to` and `eval`.
+
+    Raises `ValueError` where it cannot be moved and the device is not the CPU.
+    """
+    moves: Any = getattr(tokenizer, "to", None)
+    if moves is not None:
+        moved = moves(torch.device(device))
+        tokenizer = tokenizer if moved is None else moved
+    elif torch.device(device).type != "cpu":
+        raise ValueError(
+            f"device={str(device)!r}: {type(tokenizer).__name__} has no `to(device)`, so it stays on the CPU; use "
+            "device cpu, or give it that method"
+        )
+    leaves_training: Any = getattr(tokenizer, "eval", None)
+    if leaves_training is not None:
+        leaves_training()
+    return tokenizer
+
+
+def _raster(tokenizer: Tokenizer) -> tuple[int, int]:
+    rows, columns = tokenizer.spec.grid
+    assert isinstance(rows, int)
+    assert isinstance(columns, int)
+    return rows, columns
+
+
+def _saved_fingerprint(value: object) -> str | None:
+    """That of a tokenizer that can be saved; None for anything else."""
+    from tokenizers_mm.checkpoints import CheckpointError, fingerprint
+    from tokenizers_mm.checkpoints.kinds import KINDS
+
+    ours: Any = value if isinstance(value, tuple(kind.made for kind in KINDS.values())) else None
+    try:
+        return None if ours is None else fingerprint(ours)
+    except CheckpointError:  # fused with a half of somebody else's class
+        return None
