@@ -16,6 +16,9 @@ ALLOWED = {
     "backbones": ("backbones", "backbones.", "tokenizers_mm.api", "quantizers", "quantizers."),
     "recipes": tuple(name + dot for name in PACKAGES for dot in ("", ".")),
 }
+IMPORTERS = ("__import__", "importlib.import_module", "import_module", "face")
+FACES = "tokenizers_mm/lazy.py"
+UNKNOWN = "an unknown module"
 # Formats that run code when they are read.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -28,7 +31,8 @@ def sources(root):
 
 def imported(path, root):
     """Modules that a file imports, anywhere in it; `from a import b` counts as a.b where that is a module."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    tree = ast.parse(path.read_text(), str(path))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -38,8 +42,27 @@ def imported(path, root):
             for alias in node.names:
                 is_module = (inner / alias.name).is_dir() or (inner / f"{alias.name}.py").exists()
                 yield f"{module}.{alias.name}" if is_module else module
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
-            yield ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else "an unknown module"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in IMPORTERS:
+            yield from called(node, tree, path.relative_to(root).as_posix())
+
+
+def called(call, tree, file):
+    """Modules that such a call imports: the constant it is given, or those of the literal table of a package's face."""
+    function, argument = ast.unparse(call.func), ast.unparse(call.args[-1])
+    if function == "face":
+        (values,) = [
+            node.value.values
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == argument
+            and isinstance(node.value, ast.Dict)
+        ] or [[None]]
+    else:
+        values = call.args[:1]
+    # `face` itself imports what the tables say, each of which is read where it stands.
+    if file == FACES and argument == "homes[name]":
+        return []
+    return [value.value if isinstance(value, ast.Constant) else UNKNOWN for value in values]
 
 
 def floor_violations(root):
@@ -47,7 +70,7 @@ def floor_violations(root):
     for path in sources(root):
         allowed = ALLOWED[path.relative_to(root).parts[0]]
         for name in imported(path, root):
-            ours = name.split(".")[0] in (*PACKAGES, "tests", "benchmarks", "an unknown module")
+            ours = name.split(".")[0] in (*PACKAGES, "tests", "benchmarks", UNKNOWN)
             if ours and not any(name == a or (a.endswith(".") and name.startswith(a)) for a in allowed):
                 found.append(f"{path.relative_to(root)} imports {name}")
     return found
@@ -100,6 +123,12 @@ VIOLATIONS = [
     ("backbones/a.py", "from tokenizers_mm.api_more import x", "imports tokenizers_mm.api_more"),
     ("backbones/a.py", "from ..tokenizers_mm import b", "imports tokenizers_mm"),
     ("backbones/a.py", "import importlib\nimportlib.import_module('recipes.train')", "imports recipes.train"),
+    ("backbones/a.py", "import_module(name)", "imports an unknown module"),
+    ("backbones/__init__.py", "HOMES = {'f': 'recipes.train'}\nface(__name__, HOMES)", "imports recipes.train"),
+    ("backbones/__init__.py", "HOMES = {'f': f'recipes.{x}'}\nface(__name__, HOMES)", "imports an unknown module"),
+    ("backbones/__init__.py", "HOMES = dict(f='recipes')\nface(__name__, HOMES)", "imports an unknown module"),
+    ("tokenizers_mm/a.py", "import_module(homes[name])", "imports an unknown module"),
+    ("tokenizers_mm/lazy.py", "import_module(other[name])", "imports an unknown module"),
     ("recipes/a.py", "import benchmarks.test_nearest", "imports benchmarks.test_nearest"),
 ]
 

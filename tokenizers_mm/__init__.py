@@ -1,13 +1,20 @@
 """Image tokenizers: pixels <-> tokens, one interface for training, storing, measuring and generating."""
 
-from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
-from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
-from tokenizers_mm.fused import Fused
-from tokenizers_mm.nets.fast import optimize
-from tokenizers_mm.semantics import Semantics, semantics_of
-from tokenizers_mm.tiled import Tiled, tiling_error
-from tokenizers_mm.towers import Tower, TowerConfig, build_tower
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokenizers_mm.lazy import face
+
+if TYPE_CHECKING:
+    from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
+    from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
+    from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
+    from tokenizers_mm.fused import Fused
+    from tokenizers_mm.nets.fast import optimize
+    from tokenizers_mm.semantics import Semantics, semantics_of
+    from tokenizers_mm.tiled import Tiled, tiling_error
+    from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 
 __all__ = [
     "Autoencoder",
@@ -33,3 +40,29 @@ __all__ = [
     "tiling_error",
     "to_diffusers",
 ]
+_HOMES = {
+    "Autoencoder": "tokenizers_mm.autoencoder",
+    "AutoencoderConfig": "tokenizers_mm.autoencoder",
+    "Batch": "tokenizers_mm.api",
+    "Fused": "tokenizers_mm.fused",
+    "Generator": "tokenizers_mm.api",
+    "Semantics": "tokenizers_mm.semantics",
+    "Tiled": "tokenizers_mm.tiled",
+    "TokenSpec": "tokenizers_mm.api",
+    "Tokenizer": "tokenizers_mm.api",
+    "Tokens": "tokenizers_mm.api",
+    "Tower": "tokenizers_mm.towers",
+    "TowerConfig": "tokenizers_mm.towers",
+    "build_autoencoder": "tokenizers_mm.autoencoder",
+    "build_tower": "tokenizers_mm.towers",
+    "fingerprint": "tokenizers_mm.checkpoints",
+    "from_diffusers": "tokenizers_mm.checkpoints",
+    "load": "tokenizers_mm.checkpoints",
+    "optimize": "tokenizers_mm.nets.fast",
+    "save": "tokenizers_mm.checkpoints",
+    "semantics_of": "tokenizers_mm.semantics",
+    "tiling_error": "tokenizers_mm.tiled",
+    "to_diffusers": "tokenizers_mm.checkpoints",
+}
+if not TYPE_CHECKING:  # or type checkers would take every name for one of ours
+    __getattr__, __dir__ = face(__name__, _HOMES)
