@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.compare.measure import Comparison, Measured
+from recipes.compare.measure import Comparison
+from recipes.compare.ranking import RULE, headlines
 from recipes.compare.tables import (
     Block,
     codec_note,
@@ -58,19 +59,9 @@ def _opening(comparison: Comparison) -> Page:
         f"{'the same ' if several else ''}{comparison.count:,} images {size} ({comparison.title})."
     ]
     facts = [(f"{comparison.count:,}", "images measured")]
-    best = _best(comparison, "PSNR")
-    if best is not None:
-        psnr = f"{best.value('PSNR'):.1f} dB"
-        lede.append(f"Closest to the pixels: {best.contestant.name}, {psnr} at {best.rate:.3g} {_RATE_LABEL}.")
-        facts.append((psnr, f"highest PSNR, {best.contestant.name}"))
-    best = _best(comparison, "Linear probe")
-    if best is not None:
-        accuracy, majority = f"{best.value('Linear probe'):.1f} %", best.value("Most frequent class")
-        lede.append(
-            f"Best at telling what is in them: {best.contestant.name}, a linear probe of {accuracy} "
-            f"(always the most frequent class: {majority:.1f} %)."
-        )
-        facts.append((accuracy, f"best linear probe, {best.contestant.name}"))
+    for sentence, fact in headlines(tokenizers):
+        lede.append(sentence)
+        facts.append(fact)
     titles = ", ".join(one.contestant.name for one in tokenizers)
     kicker = f"tokenizers-mm {comparison.environment['tokenizers-mm']} · tmm compare"
     page = Page(
@@ -79,12 +70,6 @@ def _opening(comparison: Comparison) -> Page:
     environment = comparison.environment
     page.footer(" · ".join(f"{name} {value}" for name, value in environment.items()))
     return page.facts(facts)
-
-
-def _best(comparison: Comparison, name: str) -> Measured | None:
-    """The tokenizer whose figure of that name is highest."""
-    with_value = [one for one in comparison.tokenizers if one.value(name) is not None]
-    return max(with_value, key=lambda one: one.value(name) or -math.inf, default=None)
 
 
 def _add_pictures(page: Page, comparison: Comparison) -> None:
@@ -114,11 +99,11 @@ def _add_charts(page: Page, comparison: Comparison) -> None:
     semantics = _marks(comparison, "Linear probe")
     if not distortion and not semantics:
         return
-    page.section(
-        "What the bits buy",
+    text = (
         "Filled marks: all that the tokens can carry, log2 of the vocabulary or 16 bits a channel. Hollow marks: what "
-        "an ideal coder would need, the entropy of the codes or the KL divergence of the posterior.",
+        "an ideal coder would need, the entropy of the codes or the KL divergence of the posterior."
     )
+    page.section("What the bits buy", f"{text}\n\n{RULE}" if len(comparison.tokenizers) > 1 else text)
     if distortion:
         curves = {
             name: [(point.bpp, point.psnr) for point in comparison.codecs[codec]]

@@ -7,25 +7,11 @@ from dataclasses import asdict, dataclass
 
 from recipes.compare.codecs import at_rate
 from recipes.compare.measure import Comparison, Measured
+from recipes.compare.ranking import counted_rate, in_digits
 from recipes.page.page import Cell, Noted
 from tokenizers_mm.measure.protocol import Measurement
 
-__all__ = [
-    "EQUAL_RATES",
-    "Block",
-    "best_at_each_rate",
-    "codec_note",
-    "codec_table",
-    "counted_rate",
-    "figure_tables",
-    "how_made",
-    "protocol_blocks",
-    "rate_in_words",
-    "tokenizer_table",
-]
-
-# Rates within this factor are taken for equal where tokenizers are ranked.
-EQUAL_RATES = 1.25
+__all__ = ["Block", "codec_note", "codec_table", "figure_tables", "how_made", "protocol_blocks", "tokenizer_table"]
 
 _RATES = (
     "Rate", "Rate per image", "Rate per pixel", "Code usage", "Perplexity", "Marginal entropy",
@@ -99,7 +85,7 @@ def codec_table(comparison: Comparison) -> Block | None:
             continue
         rate = counted_rate(one)
         others = (at_rate(curve, rate) for curve in comparison.codecs.values())
-        rows.append((one.contestant.name, _number(rate), psnr, *others))
+        rows.append((one.contestant.name, in_digits(rate), psnr, *others))
     if not rows:
         return None
     names = (f"{_CODEC_NAMES[codec]}, dB" for codec in comparison.codecs)
@@ -109,35 +95,6 @@ def codec_table(comparison: Comparison) -> Block | None:
         "file of that size."
     )
     return Block("At the same rate", ("", "Bits per pixel", "PSNR, dB", *names), tuple(rows), note)
-
-
-def counted_rate(one: Measured) -> float:
-    """Bits per pixel that a tokenizer is charged: codes in full, latents by their KL, or else 16 bits a channel.
-
-    What a continuous latent costs is its KL; 16 bits a channel would flatter whatever it is compared with.
-    """
-    return one.rate if one.contestant.spec.discrete else one.spent or one.rate
-
-
-def rate_in_words(one: Measured) -> str:
-    """The counted rate with its unit, and how it was counted where it is not that of codes."""
-    how = "" if one.contestant.spec.discrete else " (KL)" if one.spent else " (16 bits a channel)"
-    return f"{_number(counted_rate(one))} bits per pixel{how}"
-
-
-def best_at_each_rate(tokenizers: Sequence[Measured], name: str) -> list[Measured]:
-    """The tokenizer whose figure of that name is highest, then the best of those with fewer bits, and so on down.
-
-    Fewer means by more than `EQUAL_RATES`. Among equal figures that of the lowest rate stands for all. Tokenizers
-    without the figure are left out.
-    """
-    found = [(one, value) for one in tokenizers if (value := one.value(name)) is not None]
-    best: list[Measured] = []
-    while found:
-        first, _ = max(found, key=lambda pair: (pair[1], -counted_rate(pair[0])))
-        best.append(first)
-        found = [pair for pair in found if counted_rate(pair[0]) * EQUAL_RATES < counted_rate(first)]
-    return best
 
 
 def codec_note(comparison: Comparison) -> str:
@@ -181,10 +138,6 @@ def how_made(measurement: Measurement) -> str:
         measurement.note,
     ]
     return "; ".join(part for part in parts if part)
-
-
-def _number(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}"
 
 
 _CODEC_NAMES = {"jpeg": "JPEG", "webp": "WebP"}
