@@ -1,6 +1,7 @@
 """Tokenizers on the Hugging Face hub: `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
 The verbs are those of huggingface_hub's `ModelHubMixin`; what is written is our own folder format with a model card.
+That client takes a sixth of the time that torch takes to import, so it is imported where something is sent.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from huggingface_hub import ModelCard, ModelHubMixin
-
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
     from tokenizers_mm.checkpoints.kinds import Model
     from tokenizers_mm.checkpoints.origin import Origin
 
@@ -25,11 +26,11 @@ _SETTINGS = {
 }
 
 
-class HubMixin(ModelHubMixin, library_name=LIBRARY, tags=list(TAGS)):
+class HubMixin:
     """Base of what can be shared; needs nothing of the constructor, and stores nothing but `origin`.
 
-    The base class would unlink an old config.json before it asks whether the folder is ours, and parse a config.json
-    before our loader can say what is wrong with it; so both verbs are replaced as a whole.
+    `ModelHubMixin` itself would unlink an old config.json before it asks whether the folder is ours, and parse a
+    config.json before our loader can say what is wrong with it; only its upload is taken over.
     """
 
     origin: Origin | None = None
@@ -54,15 +55,21 @@ class HubMixin(ModelHubMixin, library_name=LIBRARY, tags=list(TAGS)):
         for name, value in (("config", config), ("model_card_kwargs", model_card_kwargs)):
             if value:
                 raise ValueError(f"{name}={value!r}: the tokenizer writes its own; leave it out, edit README.md after")
-        self._save_pretrained(Path(save_directory))
+        from tokenizers_mm.checkpoints.native import save
+
+        save(cast("Model", self), save_directory, card=True)
         if push_to_hub:
             return self.push_to_hub(repo_id=repo_id or Path(save_directory).resolve().name, **push_to_hub_kwargs)
         return None
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        from tokenizers_mm.checkpoints.native import save
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes, in one commit, and return its URL; the repository is made if need be.
 
-        save(cast("Model", self), save_directory, card=True)
+        options  those of `ModelHubMixin.push_to_hub`, such as private, branch, token, commit_message
+        """
+        from huggingface_hub import ModelHubMixin
+
+        return ModelHubMixin.push_to_hub(cast("Any", self), repo_id, **options)
 
     @classmethod
     def from_pretrained(
@@ -77,23 +84,21 @@ class HubMixin(ModelHubMixin, library_name=LIBRARY, tags=list(TAGS)):
         for name in _SETTINGS.keys() & options.keys():
             if options.pop(name):
                 raise ValueError(f"{name}: not taken here; {_SETTINGS[name]}")
-        return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), revision=revision, **options)
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, revision: str | None, **options: Any) -> Self:
         from tokenizers_mm.checkpoints import CheckpointError, load
 
-        tokenizer = load(model_id, revision=revision, **options)
+        tokenizer = load(pretrained_model_name_or_path, revision=revision, **options)
         if not isinstance(tokenizer, cls):
-            found = type(tokenizer).__name__
+            found, source = type(tokenizer).__name__, pretrained_model_name_or_path
             raise CheckpointError(
-                f"{model_id}: holds no {cls.__name__}; read it with {found}.from_pretrained, or with "
-                "tokenizers_mm.load, which reads every kind"
+                f"{source}: holds no {cls.__name__}; read it with {found}.from_pretrained, or with tokenizers_mm.load, "
+                "which reads every kind"
             )
         return tokenizer
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that `save_pretrained` writes."""
+        from huggingface_hub import ModelCard
+
         from tokenizers_mm.checkpoints.card import model_card
 
         return ModelCard(model_card(cast("Model", self)))

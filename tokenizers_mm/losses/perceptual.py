@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -159,6 +158,8 @@ class _LpipsDistance(nn.Module):
 
 
 def _timm(name: str, weights: Path | None, stages: Sequence[int] | None, random_init: bool) -> Perceptual:
+    import timm  # as long to import as torch, so only where it is used
+
     if not timm.is_model(name):
         raise ValueError(f"name='timm:{name}': timm has no such model; see timm.list_models()")
     try:

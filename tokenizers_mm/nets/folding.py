@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -23,6 +22,8 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     In those, and not in networks in general, a batch norm registered right after a convolution is applied right after
     it. The model stays in eval and frozen from here on: there is nothing left to update.
     """
+    from timm.models.efficientnet import EfficientNet  # as long to import as torch, so only where it is used
+
     if not isinstance(model, EfficientNet):
         return model
     for module in list(model.modules()):

