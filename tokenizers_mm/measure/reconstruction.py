@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from tokenizers_mm.losses.perceptual import Perceptual
 from tokenizers_mm.measure.protocol import Original, Rounding, Window
@@ -28,6 +27,7 @@ __all__ = [
 
 DATA_RANGE = 255.0
 SSIM_WINDOW = {"gaussian": 11, "uniform": 7}
+SSIM_SIGMA = 1.5
 
 
 def levels(image_BCHW: Tensor, rounding: Rounding = "rounded") -> Tensor:
@@ -67,9 +67,7 @@ def psnr(
 ) -> Tensor:
     """PSNR [B] in dB, data range 255; infinite where an image is exact. Average these: the mean of PSNRs."""
     image, target = _pair(image_BCHW, target_BCHW, rounding, original)
-    return torch.as_tensor(
-        peak_signal_noise_ratio(image, target, data_range=DATA_RANGE, reduction="none", dim=(1, 2, 3))
-    )
+    return 10 * torch.log10(DATA_RANGE**2 / (image - target).square().mean((1, 2, 3)))
 
 
 def psnr_of_mean_error(error_B: Tensor) -> float:
@@ -86,9 +84,10 @@ def ssim(
     window: Window = "gaussian",
     data_range: float = DATA_RANGE,
 ) -> Tensor:
-    """SSIM [B], mean over channels and over all places where the window fits.
+    """SSIM [B], mean over channels and places (Wang et al. 2004, equation 13).
 
-    window      gaussian: 11 pixels, sigma 1.5, as published; uniform: 7 pixels with unbiased variances, which is
+    window      gaussian: 11 pixels, sigma 1.5, as published, around every pixel, images mirrored at their edges, which
+                is torchmetrics' way; uniform: 7 pixels with unbiased variances wherever the window fits, which is
                 scikit-image's default
     data_range  of values on the 0..255 scale. Published figures with 510 (a range of 2 for values in [0, 1]) are
                 too high by about 0.1
@@ -97,26 +96,30 @@ def ssim(
     size = SSIM_WINDOW[window]
     if min(image.shape[2:]) < size:
         raise ValueError(f"images of {tuple(image.shape[2:])} pixels: SSIM needs at least {size} a side")
-    if window == "uniform":
-        return _uniform_ssim(image, target, size, data_range)
-    value = structural_similarity_index_measure(
-        image, target, gaussian_kernel=True, sigma=1.5, kernel_size=size, reduction="none", data_range=data_range
-    )
-    assert isinstance(value, Tensor)
-    return value.reshape(len(image))
-
-
-def _uniform_ssim(image_BCHW: Tensor, target_BCHW: Tensor, size: int, data_range: float) -> Tensor:
-    """Wang et al. 2004, equation 13, with the moments of size x size squares."""
+    mean, unbiased = (_gaussian_mean, 1.0) if window == "gaussian" else (_uniform_mean, size**2 / (size**2 - 1))
+    mean_x, mean_y = mean(image), mean(target)
+    variance_x = (unbiased * (mean(image.square()) - mean_x.square())).clamp_min(0)
+    variance_y = (unbiased * (mean(target.square()) - mean_y.square())).clamp_min(0)
+    covariance = unbiased * (mean(image * target) - mean_x * mean_y)
     small_a, small_b = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    mean_x, mean_y = F.avg_pool2d(image_BCHW, size, 1), F.avg_pool2d(target_BCHW, size, 1)
-    unbiased = size**2 / (size**2 - 1)
-    variance_x = unbiased * (F.avg_pool2d(image_BCHW.square(), size, 1) - mean_x.square())
-    variance_y = unbiased * (F.avg_pool2d(target_BCHW.square(), size, 1) - mean_y.square())
-    covariance = unbiased * (F.avg_pool2d(image_BCHW * target_BCHW, size, 1) - mean_x * mean_y)
     numerator = (2 * mean_x * mean_y + small_a) * (2 * covariance + small_b)
     denominator = (mean_x.square() + mean_y.square() + small_a) * (variance_x + variance_y + small_b)
     return (numerator / denominator).mean((1, 2, 3))
+
+
+def _uniform_mean(x_BCHW: Tensor) -> Tensor:
+    return F.avg_pool2d(x_BCHW, SSIM_WINDOW["uniform"], 1)
+
+
+def _gaussian_mean(x_BCHW: Tensor) -> Tensor:
+    """Rows, then columns: the window is a product."""
+    size, channels = SSIM_WINDOW["gaussian"], x_BCHW.shape[1]
+    half = size // 2
+    weight_K = torch.exp(-(torch.arange(-half, half + 1).to(x_BCHW) / SSIM_SIGMA).square() / 2)
+    weight_CK = (weight_K / weight_K.sum()).expand(channels, size)
+    x_BCHW = F.pad(x_BCHW, (half, half, half, half), mode="reflect")
+    x_BCHW = F.conv2d(x_BCHW, weight_CK[:, None, None, :], groups=channels)
+    return F.conv2d(x_BCHW, weight_CK[:, None, :, None], groups=channels)
 
 
 def perceptual_distance(
