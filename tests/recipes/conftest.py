@@ -14,9 +14,8 @@ from recipes.datasets import write_dataset
 from recipes.demo import measure_photos
 from recipes.demo.findings import Findings, measure_demo
 from recipes.recipe import TokenizerRecipe, load_recipe
-from tokenizers_mm import build_autoencoder, fingerprint, save
+from tokenizers_mm import build_autoencoder, save
 from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.data.store import TokenDataset
 
@@ -46,8 +45,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(tokenizer, folder / name / "tokenizer")
         _write_history(folder / name, ("l2",))
         if name.startswith("shapes"):
-            out, size = folder / name.replace("shapes", "tokens"), Preprocess(None, tokenizer.downsampling)
-            encode_folder(tokenizer, fingerprint(tokenizer), folder / "shapes", out, preprocess=size)
+            encode_folder(tokenizer, folder / "shapes", folder / name.replace("shapes", "tokens"))
     for name, kind, tokens in (("shapes_ar", "autoregressive", "fsq"), ("shapes_flow", "flow", "vae")):
         store = TokenDataset(folder / f"tokens_{tokens}")
         options: dict[str, object] = {"width": 32, "depth": 1, "heads": 2}

@@ -15,7 +15,7 @@ from recipes.sample import TOKENIZER_FILE
 from recipes.train import run, train_generator, train_tokenizer
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
 from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.images import Preprocess, to_tensor
+from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.sources import ImageArrays, draws_for
@@ -163,7 +163,7 @@ def stores(tmp_path_factory):
         torch.manual_seed(0)
         model = build_autoencoder(load_recipe(name).model).eval()
         model.calibrate([ImageArrays(Shapes(12, 0).images).batch(draws_for(12, 0, 0, 12))])
-        encode_folder(model, fingerprint(model), images, root / name, preprocess=Preprocess(32, 8))
+        encode_folder(model, images, root / name)
     return {"autoregressive": root / "shapes_fsq", "flow": root / "shapes_vae"}
 
 

@@ -3,12 +3,15 @@
 The sorted list of images is cut into shards of `shard_size`, whatever happens to single images, so a shard's content
 depends on nothing but the list: a run that is killed and repeated ends with the same bytes as one that was not.
 
+Captions and labels are those that `notes` finds beside the images.
+
 Shape letters: B batch, C image channels, H and W pixels, N positions, V vocabulary, D channels of a vector.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +23,46 @@ from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data.images import ImageError, Preprocess, decode, find_images, to_tensor
-from tokenizers_mm.data.notes import CAPTIONS, read_jsonl
+from tokenizers_mm.data.notes import CAPTIONS, SomeNotes, read_some_notes
+from tokenizers_mm.data.quarantine import Quarantine
 from tokenizers_mm.data.shards import digest, is_text
 from tokenizers_mm.data.store import Inputs, Quarantined, Row, StoreWriter
+from tokenizers_mm.paths import local_path
+from tokenizers_mm.traits import downsampling_of, fingerprint_of, on_device, only_side
 
 __all__ = ["CAPTIONS", "EncodeReport", "codebook_of", "encode_folder"]
 
 _LARGEST_CODEBOOK = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodeReport:
-    """Counts of one run: inputs = encoded + quarantined + skipped, where skipped were committed by an earlier run."""
+    """What one run did, and what the store holds now.
+
+    inputs    images of the folder = encoded + quarantined + skipped, where skipped were committed by an earlier run
+    captions  images of the folder that have one;  labels  the same
+    found     where those stand, in words, a line each
+    refused   quarantined images of the whole store, those of earlier runs among them: share and reasons
+    """
 
     inputs: int
     encoded: int
     quarantined: int
     skipped: int
+    captions: int
+    labels: int
+    found: tuple[str, ...]
+    refused: Quarantine
+
+    @property
+    def quarantined_share(self) -> float:
+        """Quarantined images of the whole store, of all inputs."""
+        return self.refused.share
+
+    @property
+    def reasons(self) -> tuple[tuple[str, int], ...]:
+        """Why images were quarantined, and how many; the most frequent first."""
+        return self.refused.reasons
 
 
 @dataclass(frozen=True)
@@ -49,50 +75,65 @@ class _Input:
 
 def encode_folder(
     tokenizer: Tokenizer,
-    fingerprint: str,
     folder: str | Path,
     out: str | Path,
     *,
-    preprocess: Preprocess,
+    size: int | None = None,
+    fingerprint: str | None = None,
+    preprocess: Preprocess | None = None,
+    captions: str | Path = "auto",
     batch_size: int = 32,
     shard_size: int = 1024,
-    captions: str | Path | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodeReport:
     """Encode every jpg, png and webp under `folder` into the token store `out`, or finish what is missing there.
 
-    The key of an image is its path relative to the folder. Captions and labels come from `captions`, or from
-    `captions.jsonl` in the folder where there is one: lines {"file": key, "caption": text, "label": integer}.
-    Images that cannot be read, decoded or encoded are quarantined: listed in the shard's record with stage and reason.
-    `progress(done, inputs)` is called after every shard; `device` is where the tokenizer expects images.
+    The key of an image is its path relative to the folder. Images that cannot be read, decoded or encoded are
+    quarantined: listed in the shard's record with stage and reason.
 
-    Raises `ValueError` for a folder without images, a store made otherwise (`StoreMismatch`), a store another process
-    writes, or where not a single image could be encoded; `OSError` where the disk refuses.
+    size         resize the shorter side to this and crop the centre; default: that of a tokenizer that takes one size
+                 only, else native size, where images of another size than the first are quarantined
+    fingerprint  what the store remembers the tokenizer by; default: `fingerprint_of` it
+    preprocess   in place of `size`, where more is to be said
+    captions     "auto": captions.jsonl, else captions.csv, else .txt files beside the images; "folders": names of
+                 sub-folders are classes and captions; "none"; or a file like captions.jsonl or captions.csv. An image
+                 may have none.
+    device       where the tokenizer is moved to; it leaves training mode
+    progress     called after every shard with the images that are done, and all
+
+    Raises `ValueError` for a folder without images, captions that name no image, a store made otherwise
+    (`StoreMismatch`), a store another process writes, or where not a single image could be encoded; `OSError` where
+    the disk refuses.
     """
+    out, root = local_path(out), Path(folder)
     if batch_size < 1 or shard_size < 1:
         raise ValueError(f"batch_size={batch_size}, shard_size={shard_size}: both must be at least 1")
-    items = _list_inputs(Path(folder), captions)
+    if preprocess is not None and size is not None:
+        raise ValueError(f"size={size} and preprocess={preprocess}: give one of them")
+    tokenizer = on_device(tokenizer, device)
+    preprocess = preprocess or Preprocess(size or only_side(tokenizer), downsampling_of(tokenizer))
+    items, notes = _list_inputs(root, captions)
     listing = json.dumps([[item.key, item.caption, item.label] for item in items])
     inputs = Inputs(len(items), shard_size, digest(listing.encode()))
-    spec = _store_spec(tokenizer.spec, preprocess, items, Path(folder))
-    worker = _Worker(tokenizer, spec, preprocess, batch_size, torch.device(device))
-    encoded = quarantined = skipped = 0
-    with StoreWriter(out, spec, fingerprint, preprocess, codebook_of(tokenizer, device), inputs) as writer:
-        for index in range(inputs.shards):
-            chosen = items[index * shard_size : (index + 1) * shard_size]
-            if index in writer.records:
-                skipped += len(chosen)
-            else:
-                tokens, rows, refused = worker.encode(chosen)
-                writer.write_shard(index, tokens, rows, refused)
-                encoded, quarantined = encoded + len(rows), quarantined + len(refused)
-            if progress:
-                progress(encoded + quarantined + skipped, len(items))
+    worker = _Worker(
+        tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, torch.device(device)
+    )
+    table, made_by = codebook_of(tokenizer, device), fingerprint or fingerprint_of(tokenizer)
+    with StoreWriter(out, worker.spec, made_by, preprocess, table, inputs) as writer:
+        counts = _write_missing(writer, worker, items, inputs, progress)
         records = list(writer.records.values())
-    if not any(record["encoded"] for record in records):
-        raise _all_bad(Path(folder), len(items), Quarantined(**records[0]["quarantined"][0]))
-    return EncodeReport(len(items), encoded, quarantined, skipped)
+    refused = [item for record in records for item in record["quarantined"]]
+    if len(refused) == len(items):
+        raise _all_bad(root, len(items), Quarantined(**refused[0]))
+    return EncodeReport(
+        inputs=len(items),
+        **counts,
+        captions=sum(bool(item.caption) for item in items),
+        labels=sum(item.label is not None for item in items),
+        found=() if captions == "none" else notes.lines(len(items)),
+        refused=Quarantine.of(refused, len(items), preprocess.to_json()),
+    )
 
 
 def codebook_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Tensor | None:
@@ -113,6 +154,29 @@ def codebook_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Ten
             z_BND = tokenizer.embed(tokens)
         tables.append(z_BND.reshape(-1, spec.dim)[shift : size + shift].float().cpu().clone())
     return tables[0] if torch.equal(tables[0], tables[1]) else None
+
+
+def _write_missing(
+    writer: StoreWriter,
+    worker: _Worker,
+    items: Sequence[_Input],
+    inputs: Inputs,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, int]:
+    """Encode the shards that are not there yet; images encoded, quarantined and skipped."""
+    counts = {"encoded": 0, "quarantined": 0, "skipped": 0}
+    for index in range(inputs.shards):
+        chosen = items[index * inputs.shard_size : (index + 1) * inputs.shard_size]
+        if index in writer.records:
+            counts["skipped"] += len(chosen)
+        else:
+            tokens, rows, refused = worker.encode(chosen)
+            writer.write_shard(index, tokens, rows, refused)
+            counts["encoded"] += len(rows)
+            counts["quarantined"] += len(refused)
+        if progress:
+            progress(sum(counts.values()), len(items))
+    return counts
 
 
 @dataclass(frozen=True)
@@ -221,17 +285,14 @@ def _all_bad(folder: Path, count: int, first: Quarantined) -> ValueError:
     )
 
 
-def _list_inputs(folder: Path, captions: str | Path | None) -> list[_Input]:
+def _list_inputs(folder: Path, captions: str | Path) -> tuple[list[_Input], SomeNotes]:
     paths = find_images(folder)
-    sidecar = Path(captions) if captions is not None else folder / CAPTIONS
-    notes = read_jsonl(sidecar) if captions is not None or sidecar.exists() else {}
-    items = []
-    for path in paths:
-        key = path.relative_to(folder).as_posix()
-        note = notes.pop(key, {})
-        items.append(_Input(key, path, note.get("caption"), note.get("label")))
-    if notes:
-        raise ValueError(
-            f"{sidecar}: {len(notes)} lines name no image under {folder}; the first is {next(iter(notes))!r}"
-        )
-    return items
+    notes = read_some_notes(folder, paths, captions)
+    if notes.strays:
+        more = f" and {len(notes.strays) - 1} others" if len(notes.strays) > 1 else ""
+        warnings.warn(f"{folder / notes.strays[0]}{more}: no image of that name, so no caption", stacklevel=3)
+    keys = [path.relative_to(folder).as_posix() for path in paths]
+    items = [
+        _Input(key, path, notes.captions.get(key), notes.labels.get(key)) for key, path in zip(keys, paths, strict=True)
+    ]
+    return items, notes

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -121,6 +121,8 @@ class Manifest:
             if there != here:
                 what = "tokenizer fingerprint" if name == "fingerprint" else name
                 prints = "" if name == "fingerprint" else f" (fingerprints: {self.fingerprint}, {other.fingerprint})"
+                if name == "inputs" and there and here and here == replace(there, sha256=here.sha256):
+                    remedy = f"other files, captions or labels (`captions` says where they are looked for); {remedy}"
                 raise StoreMismatch(f"{folder}: the store has {what} {there}, this run has {here}{prints}; {remedy}")
 
     def read_codebook(self, folder: Path) -> Tensor | None:

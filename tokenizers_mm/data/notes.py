@@ -5,24 +5,28 @@
     b.txt            beside b.png, its caption
     sub-folders      cat/1.png: the first folder of the path is the class, and stands for the caption
 
-Paths are relative to the folder. `classes.json`, a list of names, says what numbers mean. What is there must be there
-for every image, and nothing else may be there: a caption without an image is as much a mistake as the reverse.
+Paths are relative to the folder, the text is UTF-8. `classes.json`, a list of names, says what numbers mean.
+
+    read_notes       for training: what is there must be there for every image
+    read_some_notes  for encoding: an image may have none; names of sub-folders count where they are asked for
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokenizers_mm.data.shards import is_text
 
-__all__ = ["CAPTIONS", "CLASSES", "Notes", "read_jsonl", "read_notes"]
+__all__ = ["CAPTIONS", "CLASSES", "Notes", "SomeNotes", "read_notes", "read_some_notes"]
 
 CAPTIONS, CSV, CLASSES = "captions.jsonl", "captions.csv", "classes.json"
+_Table = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,34 @@ class Notes:
     classes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class SomeNotes:
+    """What a folder says about some of its images, each by its path relative to the folder.
+
+    place    where it stands, in words; "" where nothing was found, or asked for
+    classes  names of the labels, where the place knows them
+    strays   .txt files that belong to no image
+    folders  there are sub-folders, and their names were not asked for
+    """
+
+    captions: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    place: str = ""
+    classes: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    folders: bool = False
+
+    def lines(self, images: int) -> tuple[str, ...]:
+        """What was found for so many images, in words."""
+        if not self.place:
+            hint = "; there are sub-folders: `--captions folders` takes their names as classes" if self.folders else ""
+            return (f"captions: none found{hint}",)
+        named = f": {len(self.classes)} classes" if self.classes else ""
+        captions = f"captions: {sum(map(bool, self.captions.values()))} of {images} images, from {self.place}"
+        labels = f"labels: {len(self.labels)} of {images} images, from {self.place}{named}"
+        return (captions, labels) if self.labels else (captions,)
+
+
 def read_notes(folder: str | Path, images: Sequence[Path]) -> Notes:
     """Captions and labels of these images of a folder.
 
@@ -46,26 +78,47 @@ def read_notes(folder: str | Path, images: Sequence[Path]) -> Notes:
     """
     root = Path(folder)
     keys = [path.relative_to(root).as_posix() for path in images]
+    table = _table_of(root)
+    if table is not None:
+        return _from_table(root, table, keys, _read_table(root, table, keys))
     texts = [path.with_suffix(".txt") for path in images]
-    if (root / CAPTIONS).exists():
-        return _from_table(root, root / CAPTIONS, keys, read_jsonl(root / CAPTIONS))
-    if (root / CSV).exists():
-        return _from_table(root, root / CSV, keys, _read_csv(root / CSV))
     if any(path.is_file() for path in texts):
-        captions = tuple(_read_text(path) for path in texts)
-        return Notes(captions, (), ())
-    if all("/" in key for key in keys):
-        names = [key.split("/", 1)[0] for key in keys]
-        classes = tuple(sorted(set(names)))
-        return Notes(tuple(_spoken(name) for name in names), tuple(classes.index(name) for name in names), classes)
+        return Notes(tuple(_read_caption(path) for path in texts), (), ())
+    names = _folder_names(keys)
+    if len(names) == len(keys):
+        classes = tuple(sorted(set(names.values())))
+        return Notes(tuple(map(_spoken, names.values())), tuple(_numbered(names.values(), classes)), classes)
     raise ValueError(
         f"{root}: no captions and no labels; add {CAPTIONS}, {CSV}, a .txt beside each image, or a sub-folder per class"
     )
 
 
-def read_jsonl(path: Path) -> dict[str, dict[str, Any]]:
+def read_some_notes(folder: str | Path, images: Sequence[Path], where: str | Path = "auto") -> SomeNotes:
+    """Captions and labels of those of these images that have any.
+
+    where  "auto": captions.jsonl, else captions.csv, else .txt files; "folders": names of sub-folders; "none"; or a
+           .csv file, or another file in the format of captions.jsonl
+
+    Raises `ValueError` naming the file where a line names no image, or one cannot be read.
+    """
+    root = Path(folder)
+    keys = [path.relative_to(root).as_posix() for path in images]
+    if where == "none":
+        return SomeNotes()
+    if where == "folders":
+        names = _folder_names(keys)
+        if not names:
+            raise ValueError(f"{root}: captions='folders', but no image stands in a sub-folder; make one per class")
+        classes = tuple(sorted(set(names.values())))
+        labels = dict(zip(names, _numbered(names.values(), classes), strict=True))
+        return SomeNotes({key: _spoken(name) for key, name in names.items()}, labels, "names of sub-folders", classes)
+    table = _table_of(root) if where == "auto" else Path(where)
+    return _some_texts(root, keys) if table is None else _some_lines(root, table, keys)
+
+
+def _read_jsonl(path: Path) -> _Table:
     """Lines of a captions.jsonl by image; `ValueError` names the line that is wrong."""
-    notes: dict[str, dict[str, Any]] = {}
+    notes: _Table = {}
     for number, line in enumerate(_read(path).split("\n"), 1):
         if not line.strip():
             continue
@@ -85,14 +138,19 @@ def read_jsonl(path: Path) -> dict[str, dict[str, Any]]:
     return notes
 
 
-def _read_csv(path: Path) -> dict[str, dict[str, Any]]:
-    lines = csv.DictReader(_read(path).splitlines(), strict=True)
+def _read_csv(path: Path) -> _Table:
+    lines = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
     columns = set(lines.fieldnames or ())
     if "file" not in columns or not columns & {"caption", "label"}:
         raise ValueError(f"{path} line 1: expected the columns file, and caption or label; found {sorted(columns)}")
-    notes: dict[str, dict[str, Any]] = {}
+    notes: _Table = {}
     try:
         for row in lines:
+            if None in row:
+                raise ValueError(
+                    f"{path} line {lines.line_num}: more fields than the {len(columns)} columns; put texts with commas "
+                    "in double quotes"
+                )
             if row["file"] in notes:
                 raise ValueError(f"{path} line {lines.line_num}: {row['file']!r} has a line already")
             notes[row["file"]] = {name: row[name] for name in ("caption", "label") if row.get(name) is not None}
@@ -101,10 +159,47 @@ def _read_csv(path: Path) -> dict[str, dict[str, Any]]:
     return notes
 
 
-def _from_table(root: Path, path: Path, keys: Sequence[str], notes: Mapping[str, Mapping[str, Any]]) -> Notes:
-    strangers = sorted(set(notes) - set(keys))
+def _table_of(root: Path) -> Path | None:
+    """The file with all captions, where there is one."""
+    return next((root / name for name in (CAPTIONS, CSV) if (root / name).exists()), None)
+
+
+def _read_table(root: Path, path: Path, keys: Sequence[str]) -> _Table:
+    notes = _read_csv(path) if path.suffix.lower() == ".csv" else _read_jsonl(path)
+    known = set(keys)
+    strangers = [key for key in notes if key not in known]
     if strangers:
         raise ValueError(f"{path}: {len(strangers)} lines name no image under {root}; the first is {strangers[0]!r}")
+    return notes
+
+
+def _some_lines(root: Path, path: Path, keys: Sequence[str]) -> SomeNotes:
+    notes, as_text = _read_table(root, path, keys), path.suffix.lower() == ".csv"
+    found: dict[str, dict[str, Any]] = {"caption": {}, "label": {}}
+    for name, values in found.items():
+        for key in keys:
+            value = notes.get(key, {}).get(name)
+            if value is not None and (not as_text or value.strip()):  # an empty cell is no caption
+                values[key] = value
+    captions, labels = found.values()
+    if not as_text or not labels:
+        return SomeNotes(captions, labels, path.name)
+    numbers, classes = _classes(root, path, list(labels.values()))
+    return SomeNotes(captions, dict(zip(labels, numbers, strict=True)), path.name, classes)
+
+
+def _some_texts(root: Path, keys: Sequence[str]) -> SomeNotes:
+    texts = {path.relative_to(root).as_posix(): path for path in root.rglob("*.txt") if path.is_file()}
+    beside = {key: PurePosixPath(key).with_suffix(".txt").as_posix() for key in keys}
+    strays = tuple(sorted(texts.keys() - set(beside.values())))
+    captions = {key: _read_words(texts[text]) for key, text in beside.items() if text in texts}
+    captions = {key: caption for key, caption in captions.items() if caption}
+    if not captions:
+        return SomeNotes(strays=strays, folders=bool(_folder_names(keys)))
+    return SomeNotes(captions, {}, ".txt files beside them", strays=strays)
+
+
+def _from_table(root: Path, path: Path, keys: Sequence[str], notes: Mapping[str, Mapping[str, Any]]) -> Notes:
     captions, labels = (_column(path, keys, notes, name) for name in ("caption", "label"))
     for key, caption in zip(keys, captions, strict=False):
         if not caption.strip():
@@ -143,7 +238,7 @@ def _classes(root: Path, path: Path, labels: Sequence[int | str]) -> tuple[tuple
         unknown = sorted(set(names) - set(known))
         if unknown or not all(names):
             raise ValueError(f"{path}: label {(unknown or [''])[0]!r} is not in {CLASSES}") from None
-        numbers = [known.index(name) for name in names]
+        numbers = _numbered(names, known)
     known = known or tuple(str(number) for number in range(max(numbers) + 1))
     if min(numbers) < 0 or max(numbers) >= len(known):
         raise ValueError(
@@ -162,18 +257,33 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_text(path: Path) -> str:
+def _folder_names(keys: Sequence[str]) -> dict[str, str]:
+    """The first folder in the path of every image that has one."""
+    return {key: key.split("/", 1)[0] for key in keys if "/" in key}
+
+
+def _numbered(names: Iterable[str], classes: Sequence[str]) -> list[int]:
+    """Places of the names among those of the classes, the first of equal ones."""
+    index = {name: number for number, name in reversed(list(enumerate(classes)))}
+    return [index[name] for name in names]
+
+
+def _read_caption(path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"{path}: missing, while other images have one: write a caption there, or remove the image")
-    caption = " ".join(_read(path).split())
+    caption = _read_words(path)
     if not caption:
         raise ValueError(f"{path}: the caption is empty; write one, or remove the image")
     return caption
 
 
+def _read_words(path: Path) -> str:
+    return " ".join(_read(path).split())
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers_mm.api import TokenSpec
 from tokenizers_mm.data.manifest import Manifest
+from tokenizers_mm.data.quarantine import Quarantine
 from tokenizers_mm.data.shards import Shard, digest, shard_indices, tokens_of
 
 __all__ = ["Report", "verify"]
@@ -15,18 +17,27 @@ __all__ = ["Report", "verify"]
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found: counts, and one line for every problem. `inputs` is None where the manifest has no list."""
+    """What `verify` found: counts, and one line for every problem. `inputs` is None where the manifest has no list.
+
+    refused  what is known of the quarantined images: share and reasons
+    """
 
     shards: int
     inputs: int | None
     encoded: int
     quarantined: int
     problems: tuple[str, ...]
+    refused: Quarantine = field(default_factory=Quarantine)
 
     @property
     def ok(self) -> bool:
         """True where every byte is as committed and every input is accounted for."""
         return not self.problems
+
+    @property
+    def quarantined_share(self) -> float:
+        """Quarantined images, of all that the store was made of; a store that is `ok` may have too many of them."""
+        return self.refused.share
 
 
 def verify(path: str | Path) -> Report:
@@ -38,8 +49,8 @@ def verify(path: str | Path) -> Report:
         manifest = Manifest.read(folder)
     except ValueError as error:
         return Report(len(shard_indices(folder)), None, 0, 0, (str(error),))
-    problems, keys = [], Counter[str]()
-    encoded = quarantined = 0
+    problems, keys, encoded = [], Counter[str](), 0
+    refused: list[dict[str, Any]] = []
     try:
         manifest.read_codebook(folder)
     except ValueError as error:
@@ -47,24 +58,27 @@ def verify(path: str | Path) -> Report:
     indices = shard_indices(folder)
     for index in indices:
         try:
-            stored, refused = _check_shard(Shard(folder, index, manifest.spec))
+            stored, others = _check_shard(Shard(folder, index, manifest.spec))
         except ValueError as error:
             problems.append(str(error))
             continue
-        keys.update(stored + refused)
-        encoded, quarantined = encoded + len(stored), quarantined + len(refused)
+        keys.update(stored + [item["key"] for item in others])
+        encoded += len(stored)
+        refused += others
     expected = manifest.inputs.shards if manifest.inputs else max(indices, default=-1) + 1
     present = set(range(expected)) | set(shard_indices(folder, "safetensors"))
     problems += [f"{folder}: shard {index} is not committed" for index in sorted(present - set(indices))]
     problems += [f"{folder}: key {key!r} occurs {count} times" for key, count in keys.items() if count > 1]
     inputs = manifest.inputs.count if manifest.inputs else None
-    if inputs is not None and inputs != encoded + quarantined:
-        problems.append(f"{folder}: {inputs} inputs, but {encoded} encoded + {quarantined} quarantined")
-    return Report(len(indices), inputs, encoded, quarantined, tuple(problems))
+    known = encoded + len(refused)
+    if inputs not in (None, known):
+        problems.append(f"{folder}: {inputs} inputs, but {encoded} encoded + {len(refused)} quarantined")
+    quarantine = Quarantine.of(refused, inputs or known, manifest.preprocess)
+    return Report(len(indices), inputs, encoded, len(refused), tuple(problems), quarantine)
 
 
-def _check_shard(shard: Shard) -> tuple[list[str], list[str]]:
-    """Keys stored and keys quarantined of a shard that is whole; `ValueError` otherwise."""
+def _check_shard(shard: Shard) -> tuple[list[str], list[dict[str, Any]]]:
+    """Keys stored and images quarantined of a shard that is whole; `ValueError` otherwise."""
     record = shard.record()
     for suffix, facts in record["files"].items():
         if digest(shard.path(suffix).read_bytes()) != facts["sha256"]:
@@ -73,7 +87,7 @@ def _check_shard(shard: Shard) -> tuple[list[str], list[str]]:
     if not len(keys) == len(shard.data) == record["encoded"]:
         raise ValueError(f"{shard}: {len(keys)} keys, {len(shard.data)} images, {record['encoded']} committed")
     _check_tokens(shard, shard.spec)
-    return keys, [item["key"] for item in record["quarantined"]]
+    return keys, record["quarantined"]
 
 
 def _check_tokens(shard: Shard, spec: TokenSpec) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, WithFeatures, labelled_folder
 from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.images import Preprocess, to_tensor
+from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, ImageFolder, RandomCrops, draws_for
 from tokenizers_mm.data.store import TokenDataset
@@ -67,7 +67,7 @@ class Codes(Means):
 
 
 def store(folder, out, tokenizer=None):
-    encode_folder(tokenizer or Means(), "teacher", folder, out, preprocess=Preprocess(16))
+    encode_folder(tokenizer or Means(), folder, out, size=16, fingerprint="teacher")
     return TokenDataset(out)
 
 

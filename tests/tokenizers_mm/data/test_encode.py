@@ -19,6 +19,7 @@ from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.shapes import Shapes, write_folder
 from tokenizers_mm.data.store import StoreMismatch, TokenDataset, verify
 from tokenizers_mm.nets.conv import ConvConfig
+from tokenizers_mm.traits import fingerprint_of
 
 PLAIN = Preprocess(32, 8)
 
@@ -57,7 +58,8 @@ class Latents(PatchMean):
 
 
 def _encode(folder, out, tokenizer=None, fingerprint="mean-1", preprocess=PLAIN, **options):
-    return encode_folder(tokenizer or PatchMean(), fingerprint, folder, out, preprocess=preprocess, **options)
+    options = {"fingerprint": fingerprint, "preprocess": preprocess} | options
+    return encode_folder(tokenizer or PatchMean(), folder, out, **options)
 
 
 def _contents(store):
@@ -274,6 +276,31 @@ def test_native_sizes_take_the_first_and_quarantine_the_others(tmp_path):
     assert item["error"] == "(32, 32) pixels, this store holds images of (24, 48)"
 
 
+def _of_sizes(folder, *sizes):
+    folder.mkdir(exist_ok=True)
+    for number, size in enumerate(sizes):
+        Image.new("RGB", size, (number, 0, 0)).save(folder / f"{number:02}.png")
+    return folder
+
+
+def test_too_many_quarantined_are_told_on_every_run_with_the_remedy(tmp_path):
+    folder = _of_sizes(tmp_path / "in", (48, 24), *[(32 + 8 * number, 32) for number in range(7)])
+    for encoded in (1, 0):
+        report = _encode(folder, tmp_path / "store", preprocess=None, shard_size=4)
+        assert (report.encoded, report.quarantined, report.skipped) == ((1, 7, 0) if encoded else (0, 0, 8))
+        assert report.quarantined_share == 7 / 8
+        assert report.reasons == (("preprocess: (32, 32) pixels, this store holds images of (24, 48)", 7),)
+        assert "--size N" in report.refused.complaint(0.5)[-1]
+        assert report.refused.complaint(0.9) == ()
+    checked = verify(tmp_path / "store")
+    assert (checked.ok, checked.quarantined_share, checked.refused) == (True, 7 / 8, report.refused)
+    # The remedy helps, in a new folder.
+    with pytest.raises(StoreMismatch, match="image_size"):
+        _encode(folder, tmp_path / "store", preprocess=None, size=32)
+    whole = _encode(folder, tmp_path / "sized", preprocess=None, size=32)
+    assert (whole.encoded, whole.quarantined_share, verify(tmp_path / "sized").quarantined_share) == (8, 0, 0)
+
+
 def test_a_size_the_tokenizer_cannot_take_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="36 is not a multiple of the downsampling 8"):
         _encode(folder, tmp_path / "store", preprocess=Preprocess(36))
@@ -326,6 +353,113 @@ def test_captions_from_elsewhere(tmp_path):
     assert data.labels_I is None
     with pytest.raises(ValueError, match=r"missing.jsonl: cannot be read"):
         _encode(tmp_path / "in", tmp_path / "other", captions=tmp_path / "missing.jsonl")
+
+
+def _folder_of(root, *keys):
+    for number, key in enumerate(keys):
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(root / key)
+    return root
+
+
+def test_captions_stand_where_training_looks_for_them(tmp_path):
+    folder = _folder_of(tmp_path / "in", "cat/a.png", "cat/b.png", "dog/c.png")
+    (folder / "cat" / "a.txt").write_text("a red\ncat")
+    (folder / "README.txt").write_text("hello")
+    with pytest.warns(UserWarning, match=r"README\.txt: no image of that name"):
+        report = _encode(folder, tmp_path / "texts")
+    assert (report.captions, report.labels) == (1, 0)
+    assert report.found == ("captions: 1 of 3 images, from .txt files beside them",)
+    assert TokenDataset(tmp_path / "texts").captions == ["a red cat", "", ""]
+
+    (folder / "captions.csv").write_text("file,label\ncat/a.png,cat\ndog/c.png,dog")
+    report = _encode(folder, tmp_path / "table")
+    assert (report.captions, report.labels) == (0, 2)
+    assert TokenDataset(tmp_path / "table").labels_I.tolist() == [0, -1, 1]
+
+    report = _encode(folder, tmp_path / "folders", captions="folders")
+    data = TokenDataset(tmp_path / "folders")
+    assert (report.captions, report.labels) == (3, 3)
+    assert (data.captions, data.labels_I.tolist()) == (["cat", "cat", "dog"], [0, 0, 1])
+
+    report = _encode(folder, tmp_path / "none", captions="none")
+    assert (report.captions, report.labels, report.found) == (0, 0, ())
+    assert TokenDataset(tmp_path / "none").captions == ()
+
+
+def test_sub_folders_that_nobody_asked_for_are_told(tmp_path):
+    report = _encode(_folder_of(tmp_path / "in", "cat/a.png", "dog/c.png"), tmp_path / "store")
+    assert "--captions folders" in report.found[0]
+    assert TokenDataset(tmp_path / "store").labels_I is None
+    plain = _encode(_folder_of(tmp_path / "plain", "a.png"), tmp_path / "other")
+    assert plain.found == ("captions: none found",)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sha256"),
+    [
+        (None, "b468ed5862ae109eb21d4206f50eb713932adc06fe4b869351e0cb1d88ecb267"),
+        (
+            '{"file": "a.png", "caption": "a red cat", "label": 3}\n{"file": "b/c.png", "caption": ""}\n',
+            "4d62a5a87e6642dd14184ad8ec5fcaee1ac98451ee003813d475812745be936d",
+        ),
+    ],
+    ids=["without captions", "with captions.jsonl"],
+)
+def test_stores_made_before_there_were_other_places_still_resume(tmp_path, lines, sha256):
+    """What the manifest said of these inputs when only captions.jsonl was read."""
+    folder = _folder_of(tmp_path / "in", "a.png", "b/c.png")
+    if lines is not None:
+        (folder / "captions.jsonl").write_text(lines)
+    _encode(folder, tmp_path / "store")
+    assert json.loads((tmp_path / "store" / "manifest.json").read_text())["record"]["inputs"]["sha256"] == sha256
+    (folder / "a.txt").write_text("another caption")
+    if lines is None:
+        with pytest.raises(StoreMismatch, match=r"`captions` says where"):
+            _encode(folder, tmp_path / "store")
+        assert _encode(folder, tmp_path / "store", captions="none").skipped == 2
+    else:
+        assert _encode(folder, tmp_path / "store").skipped == 2
+
+
+class Bare:
+    """The four members and nothing else."""
+
+    spec, encode, embed, decode = PatchMean.spec, PatchMean.encode, PatchMean.embed, PatchMean.decode
+
+    def __init__(self, seconds=0.0):
+        self.seconds = seconds
+
+    images = 0
+
+
+def test_a_plain_class_needs_neither_fingerprint_nor_preprocessing(folder, tmp_path):
+    report = encode_folder(Bare(), folder, tmp_path / "store")
+    data = TokenDataset(tmp_path / "store")
+    assert (report.encoded, data.preprocess) == (40, Preprocess(None, 8).to_json())
+    assert data.fingerprint == fingerprint_of(Bare())
+    assert encode_folder(Bare(), folder, tmp_path / "store").skipped == 40
+    with pytest.raises(StoreMismatch, match="fingerprint"):
+        encode_folder(Bare(1e-9), folder, tmp_path / "store")
+    encode_folder(Bare(), folder, tmp_path / "sized", size=16)
+    assert TokenDataset(tmp_path / "sized").preprocess == Preprocess(16, 8).to_json()
+    with pytest.raises(ValueError, match="size=20 is not a multiple of 8"):
+        encode_folder(Bare(), folder, tmp_path / "other", size=20)
+    with pytest.raises(ValueError, match=r"size=16 and preprocess=.*give one"):
+        encode_folder(Bare(), folder, tmp_path / "other", size=16, preprocess=PLAIN)
+    with pytest.raises(ValueError, match="device='meta': Bare has no"):
+        encode_folder(Bare(), folder, tmp_path / "other", device="meta")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_tokenizer_that_takes_one_size_gets_it(tmp_path):
+    class OneSize(Bare):
+        takes_one_size = True
+
+    folder = _of_sizes(tmp_path / "in", (48, 24), (64, 64))
+    assert encode_folder(OneSize(), folder, tmp_path / "one").encoded == 2
+    assert TokenDataset(tmp_path / "one").spec.image_size == (32, 32)
+    assert encode_folder(Bare(), folder, tmp_path / "any").encoded == 1  # native sizes: that of the first
 
 
 def test_no_codebook_where_vectors_depend_on_the_position():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenizers_mm.data.notes import Notes, read_notes
+from tokenizers_mm.data.notes import Notes, SomeNotes, read_notes, read_some_notes
 
 
 @pytest.fixture
@@ -96,6 +96,10 @@ def test_lines_of_json_that_do_not_pair(folder, notes, message):
         ),
         ("file,label\ncat/a.png,0\ncat/b.jpg,9\ndog_big/c.png,0", r"labels span 0\.\.9: expected 0\.\.0"),
         ('file,caption\ncat/a.png,"a', r"captions.csv line \d: unexpected end of data"),
+        (
+            "file,caption\ncat/a.png,a cat, asleep",
+            "captions.csv line 2: more fields than .* double quotes",
+        ),
     ],
 )
 def test_tables_that_do_not_pair(folder, text, message):
@@ -129,3 +133,102 @@ def test_no_notes_at_all(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(ValueError, match=r"no captions and no labels; add captions\.jsonl"):
         read_notes(tmp_path, [tmp_path / "a.png"])
+
+
+# -------------------------------------------------------------------------------------------------------- some of them
+
+
+def test_some_lines_of_json_are_taken_as_they_are(folder):
+    write_jsonl(
+        folder, {"file": "dog_big/c.png", "caption": "a dog", "label": -7}, {"file": "cat/a.png", "caption": ""}
+    )
+    found = read_some_notes(folder, images(folder))
+    assert found == SomeNotes({"cat/a.png": "", "dog_big/c.png": "a dog"}, {"dog_big/c.png": -7}, "captions.jsonl")
+    assert found.lines(3) == (
+        "captions: 1 of 3 images, from captions.jsonl",
+        "labels: 1 of 3 images, from captions.jsonl",
+    )
+
+
+def test_a_table_may_have_empty_cells_and_its_names_become_numbers(folder):
+    text = 'file,caption,label\ncat/a.png,"a cat, ""asleep""\nand dreaming",cat\ncat/b.jpg, ,\ndog_big/c.png,,dog'
+    (folder / "captions.csv").write_text("\ufeff" + text, encoding="utf-8")  # as spreadsheets write it
+    captions = {"cat/a.png": 'a cat, "asleep"\nand dreaming'}
+    expected = SomeNotes(captions, {"cat/a.png": 0, "dog_big/c.png": 1}, "captions.csv", ("cat", "dog"))
+    assert read_some_notes(folder, images(folder)) == expected
+    assert "labels: 2 of 3 images, from captions.csv: 2 classes" in expected.lines(3)
+    (folder / "classes.json").write_text('["dog", "bird", "cat"]')
+    assert read_some_notes(folder, images(folder)).labels == {"cat/a.png": 2, "dog_big/c.png": 0}
+    # Training takes the same file and finds the gap.
+    with pytest.raises(ValueError, match=r"captions\.csv: .*'cat/b.jpg'"):
+        read_notes(folder, images(folder))
+
+
+def test_some_texts_are_those_of_training_and_strays_are_told(folder):
+    write_texts(folder, "a\n cat ", None, "c")
+    (folder / "README.txt").write_text("hello")
+    (folder / "cat" / "z.txt").write_text("no image")
+    found = read_some_notes(folder, images(folder))
+    assert found.captions == {"cat/a.png": "a cat", "dog_big/c.png": "c"}
+    assert found.strays == ("README.txt", "cat/z.txt")
+    assert found.lines(3) == ("captions: 2 of 3 images, from .txt files beside them",)
+    write_texts(folder, None, "\ufeffb", "  \n")
+    found = read_some_notes(folder, images(folder))
+    assert found.captions == {"cat/a.png": "a cat", "cat/b.jpg": "b"}
+    captions = [found.captions[key] for key in ("cat/a.png", "cat/b.jpg")]
+    assert list(read_notes(folder, images(folder)[:2]).captions) == captions
+
+
+def test_names_of_folders_are_taken_where_they_are_asked_for(folder):
+    (folder / "top.png").touch()
+    every = [*images(folder), folder / "top.png"]
+    nothing = read_some_notes(folder, every)
+    assert nothing == SomeNotes(folders=True)
+    assert "--captions folders" in nothing.lines(4)[0]
+    found = read_some_notes(folder, every, "folders")
+    classes = read_notes(folder, images(folder))
+    assert tuple(found.captions.values()) == classes.captions
+    assert tuple(found.labels.values()) == classes.labels
+    assert (found.classes, "top.png" in found.captions) == (classes.classes, False)
+    with pytest.raises(ValueError, match="captions='folders', but no image stands in a sub-folder"):
+        read_some_notes(folder, [folder / "top.png"], "folders")
+    alone = read_some_notes(folder, [folder / "top.png"])
+    assert alone.lines(1) == ("captions: none found",)
+
+
+def test_the_first_place_there_is_is_taken_unless_another_is_named(folder):
+    write_texts(folder, "from text", None, None)
+    (folder / "captions.csv").write_text("file,caption\ncat/a.png,from csv")
+    (folder / "other.csv").write_text("file,label\ncat/b.jpg,5")
+    (folder / "other.txt").write_text('{"file": "cat/a.png", "caption": "from lines"}')
+
+    def caption(where="auto"):
+        return read_some_notes(folder, images(folder), where).captions.get("cat/a.png")
+
+    assert caption() == "from csv"
+    write_jsonl(folder, {"file": "cat/a.png", "caption": "from jsonl"})
+    assert caption() == "from jsonl"
+    assert caption(folder / "captions.csv") == "from csv"
+    assert caption(str(folder / "other.txt")) == "from lines"
+    assert caption("none") is None
+    assert read_some_notes(folder, images(folder), folder / "other.csv").labels == {"cat/b.jpg": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.jsonl", '{"file": "x.png"}', r"captions\.jsonl: 1 lines name no image under .*'x\.png'"),
+        ("captions.csv", "file,caption\nx.png,a", r"captions\.csv: 1 lines name no image under .*'x\.png'"),
+        ("captions.csv", "file,label\ncat/a.png,9", r"captions\.csv: labels span 9\.\.9: expected 0\.\.0"),
+        ("cat/a.txt", "\udcff", r"a\.txt: cannot be read"),
+        ("classes.json", "[1]", None),
+    ],
+)
+def test_what_names_no_image_or_cannot_be_read_is_an_error(folder, name, text, message):
+    (folder / "classes.json").write_text('["a"]')
+    (folder / name).write_bytes(text.encode(errors="surrogateescape"))
+    if message is None:  # nothing is numbered, so nobody reads it
+        assert read_some_notes(folder, images(folder)).labels == {}
+        return
+    with pytest.raises(ValueError, match=message):
+        read_some_notes(folder, images(folder))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.semantics import semantics_of
 from tokenizers_mm.towers import EncodeOnly, Tower, TowerConfig, build_tower
@@ -241,8 +240,7 @@ def test_features_of_fixed_data_go_through_the_token_store(tmp_path: Path) -> No
     for number in range(5):
         smooth(32 + 8 * number).save(tmp_path / "images" / f"{number}.png")
     folder, store = tmp_path / "images", tmp_path / "store"
-    preprocess = Preprocess(32, tower.downsampling)
-    report = encode_folder(tower, tower.weights_sha256, folder, store, preprocess=preprocess, batch_size=2)
+    report = encode_folder(tower, folder, store, batch_size=2)
     assert (report.encoded, report.quarantined) == (5, 0)
     back = TokenDataset(store).batch(range(5)).tokens
     direct = tower.encode(signed(smooth(32))).data
