@@ -29,6 +29,10 @@ ImageFolderPath = Annotated[Path, typer.Argument(help="Folder of jpg, png or web
 Size = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
 ]
+MaxQuarantined = Annotated[
+    float, typer.Option(help="Share of the images that may be quarantined; more end with exit status 3.")
+]
+_TOO_MANY_QUARANTINED = 3
 
 
 def main() -> None:
@@ -88,6 +92,7 @@ def evaluate_command(
         str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
     ] = "default",
     perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
+    perceptual_weights: Annotated[Path | None, typer.Option(help="File with its network's weights.")] = None,
     fd: Annotated[
         str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL, open_clip:NAME/TAG.")
     ] = None,
@@ -127,6 +132,7 @@ def evaluate_command(
         images,
         size=size,
         perceptual_name=perceptual,
+        perceptual_weights=perceptual_weights,
         limit=limit,
         preset_name=preset,
         extras=extras,
@@ -146,33 +152,54 @@ def encode(
     size: Size = None,
     batch_size: Annotated[int, typer.Option(help="Images per encoder call.")] = 32,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1024,
+    captions: Annotated[
+        str,
+        typer.Option(
+            help="auto: captions.jsonl, captions.csv or .txt files beside the images; folders: names of sub-folders; "
+            "none; or a .jsonl or .csv file."
+        ),
+    ] = "auto",
+    max_quarantined: MaxQuarantined = 0.1,
 ) -> None:
     """Encode an image folder into a token store; bad images are listed, a second run adds what is missing.
 
-    Tokenizers that take images of one size only get that size where none is given.
-    """
-    from tokenizers_mm import fingerprint, load
-    from tokenizers_mm.data.encode import encode_folder
-    from tokenizers_mm.data.images import Preprocess
-    from tokenizers_mm.traits import only_side
+    Tokenizers that take images of one size only get that size where none is given; others take native sizes, of which
+    a store holds one. A line of captions.jsonl is {"file": "a/b.png", "caption": "a red cat", "label": 3}, where
+    caption and label may be missing; captions.csv has the columns file, caption, label.
 
+    Exit status 3: the store is written, but too many images are quarantined.
+    """
+    from tokenizers_mm import load
+    from tokenizers_mm.data.encode import encode_folder
+    from tokenizers_mm.data.unreadable import check_share
+    from tokenizers_mm.paths import local_path
+
+    local_path(out, "--out")  # both before anything is loaded
+    check_share("--max-quarantined", max_quarantined)
     model = load(resolve(Path(tokenizer), "tokenizer"))
     with Progress(console=console) as progress:
         task = progress.add_task("encode")
         report = encode_folder(
             model,
-            fingerprint(model),
             images,
             out,
-            preprocess=Preprocess(size or only_side(model), model.downsampling),
+            size=size,
+            captions=captions,
             batch_size=batch_size,
             shard_size=shard_size,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
+    earlier = report.refused.count - report.quarantined
     print(
         f"{report.inputs} images = {report.encoded} encoded + {report.quarantined} quarantined "
-        f"+ {report.skipped} already there"
+        f"+ {report.skipped} already there{f' ({earlier} of them quarantined)' if earlier else ''}",
+        *report.found,
+        sep="\n",
     )
+    complaint = report.refused.complaint(max_quarantined)
+    if complaint:
+        _warn("\n".join(complaint))
+        raise typer.Exit(_TOO_MANY_QUARANTINED)
 
 
 @app.command()
@@ -208,18 +235,24 @@ def families(
 
 
 @app.command()
-def verify(store: Annotated[Path, typer.Argument(help="Token store.")]) -> None:
-    """Check every byte of a token store; exit status 1 when anything is wrong."""
+def verify(store: Annotated[Path, typer.Argument(help="Token store.")], max_quarantined: MaxQuarantined = 0.1) -> None:
+    """Check every byte of a token store; exit status 1 when anything is wrong.
+
+    Exit status 3: it is whole, but too many of the images it was made of are quarantined.
+    """
     from tokenizers_mm.data.verify import verify as verify_store
 
     report = verify_store(store)
-    for problem in report.problems:
-        print(problem)
+    complaint = report.refused.complaint(max_quarantined)
+    verdict = f"{len(report.problems)} problems" if not report.ok else "incomplete" if complaint else "whole"
     print(
-        f"{report.shards} shards, {report.encoded} encoded, {report.quarantined} quarantined: "
-        f"{'whole' if report.ok else f'{len(report.problems)} problems'}"
+        *report.problems,
+        f"{report.shards} shards, {report.encoded} of {report.refused.inputs} images encoded, "
+        f"{report.quarantined} quarantined: {verdict}",
+        *complaint,
+        sep="\n",
     )
-    raise typer.Exit(0 if report.ok else 1)
+    raise typer.Exit(1 if not report.ok else _TOO_MANY_QUARANTINED if complaint else 0)
 
 
 @app.command()
@@ -233,7 +266,9 @@ def sample(
 ) -> None:
     """Draw images for captions."""
     from recipes.sample import sample_images, save_strip
+    from tokenizers_mm.paths import local_path
 
+    local_path(out, "--out")  # before anything is drawn
     images = sample_images(
         resolve(generator, "generator"), resolve(Path(tokenizer), "tokenizer"), captions, guidance=guidance, seed=seed
     )
@@ -264,8 +299,9 @@ def demo(
 ) -> None:
     """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
     from recipes.demo.run import run_demo
+    from tokenizers_mm.paths import local_path
 
-    print(f"open {run_demo(out, quick=quick)}")
+    print(f"open {run_demo(local_path(out, '--out'), quick=quick)}")
 
 
 app.command()(compare)
