@@ -18,7 +18,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tokenizers_mm.measure.inception import WEIGHTS_SHA256, WEIGHTS_URL, Inception
 from tokenizers_mm.towers.frozen import freeze
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
 from tokenizers_mm.towers.weights import file_sha256, load_strict, read_state, tensors_sha256
@@ -26,6 +25,10 @@ from tokenizers_mm.towers.weights import file_sha256, load_strict, read_state, t
 __all__ = ["INCEPTIONS", "Extractor", "extractor"]
 
 INCEPTIONS = ("inception", "inception-pytorch")
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+WEIGHTS_SHA256 = "6726825d"  # the first digits, which the file's name carries
 
 
 class Extractor(nn.Module):
@@ -92,6 +95,8 @@ def extractor(
 
 
 def _inception(name: str, weights: Path | None, random_init: bool) -> Extractor:
+    from tokenizers_mm.measure.inception import Inception  # torchvision takes as long to import as torch
+
     network = Inception("tensorflow" if name == "inception" else "pytorch")
     if random_init:
         return Extractor(network, f"{name} (random weights)", "FID (random weights)", tensors_sha256(network))

@@ -18,12 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import inception as blocks
 
-__all__ = ["WEIGHTS_SHA256", "WEIGHTS_URL", "Inception"]
+__all__ = ["Inception"]
 
-WEIGHTS_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
-WEIGHTS_SHA256 = "6726825d"  # the first digits, which the file's name carries
 _SIZE = 299
 Resize = Literal["tensorflow", "pytorch"]
 
