@@ -12,17 +12,18 @@ from torch import Tensor
 
 from recipes.effective_bits import effective_bits
 from recipes.image_sets import ImageSet, image_set, probe_data
-from tokenizers_mm.checkpoints import load
-from tokenizers_mm.checkpoints.kinds import Model
+from recipes.tokenizer_source import TokenizerSource, open_tokenizer
+from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data.images import Preprocess, to_tensor
-from tokenizers_mm.losses.perceptual import perceptual
+from tokenizers_mm.device import choose_device
+from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 from tokenizers_mm.measure.evaluate import Evaluation, evaluate
 from tokenizers_mm.measure.extractors import extractor
 from tokenizers_mm.measure.presets import Preset, preset
 from tokenizers_mm.measure.probing import probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.measure.protocol import Measurement
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
-from tokenizers_mm.traits import only_side
+from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
 __all__ = ["Extras", "evaluate_images", "named_folders"]
 
@@ -60,28 +61,39 @@ class Extras:
 
 
 def evaluate_images(
-    tokenizer: str | Path | Model,
+    tokenizer: TokenizerSource,
     images: str,
     *,
     size: int | None = None,
     perceptual_name: str = "none",
+    perceptual_weights: Path | str | None = None,
     limit: int | None = None,
     preset_name: str = "default",
     extras: Extras | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "auto",
 ) -> Evaluation:
-    """Measure the tokenizer in a folder, or any other that `load` takes, or one that is loaded.
+    """Measure a tokenizer on images: reconstruction, information, and what `extras` ask for.
 
+    tokenizer  a run folder, anything that `load` takes, `module:attribute`, or an object (moved to the device, and out
+               of training mode)
     images  an image folder; "photos", the two held-out photographs; "emoji" or "fashion-mnist", their held-out parts
     size    resize the shorter side to this and crop the centre; None: native size, padded to whole positions
+    perceptual_name  lpips-vgg, lpips-alex, lite0, timm:MODEL, or none
+    perceptual_weights  file with its weights, where they are not in their usual place
+    limit   use only the first so many images
     preset_name  whose conventions to follow: default, adm, torch-fidelity, seed, bsq-vit
     extras  more to measure; the domains are measured like `images` and stand in `Evaluation.domains`
+    device  auto (CUDA where there is one), cpu, cuda or cuda:N
+
+    `Evaluation["PSNR"].value` is a figure, `.to_json()` all of them with their protocols. Raises `ValueError` for
+    images that are not there or that the tokenizer cannot take, for names that mean nothing, and what
+    `open_tokenizer` raises.
     """
-    extras, how = extras or Extras(), preset(preset_name)
-    model = (load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer).to(device).eval()
+    extras, how, device = extras or Extras(), preset(preset_name), choose_device(device)
+    model = on_device(open_tokenizer(tokenizer), device)
     run = _Run(model, how, size or only_side(model), limit, device)
     chosen = image_set(images)
-    network = None if perceptual_name == "none" else perceptual(perceptual_name).to(device)
+    network = _perceptual(perceptual_name, perceptual_weights, device)
     frechet = None if extras.frechet is None else _extractor(extras, how).to(device)
     others = chosen.others() if extras.train is None else image_set(extras.train, "train")
 
@@ -107,10 +119,12 @@ def evaluate_images(
 class _Run:
     """One tokenizer and how it gets its images."""
 
-    def __init__(self, model: Model, how: Preset, size: int | None, limit: int | None, device: str) -> None:
+    def __init__(
+        self, model: Tokenizer, how: Preset, size: int | None, limit: int | None, device: torch.device
+    ) -> None:
         self.model, self.how, self.size, self.limit, self.device = model, how, size, limit, device
         if size is not None:
-            Preprocess(size, model.downsampling)  # refuses sizes the tokenizer cannot take
+            Preprocess(size, downsampling_of(model))  # refuses sizes the tokenizer cannot take
 
     def batches(self, images: ImageSet, limit: int | None = None) -> Iterator[Tensor]:
         """Batches of neighbours of one size; native sizes differ."""
@@ -165,6 +179,14 @@ def named_folders(assignments: list[str]) -> dict[str, str]:
     if wrong or len({name for name, _, _ in parts}) < len(parts):
         raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
     return {name: folder for name, _, folder in parts}
+
+
+def _perceptual(name: str, weights: Path | str | None, device: torch.device) -> Perceptual | None:
+    if name != "none":
+        return perceptual(name, weights=weights).to(device)
+    if weights is not None:
+        raise ValueError(f"perceptual_weights={weights}: perceptual is none, so that no network needs them; name one")
+    return None
 
 
 def _extractor(extras: Extras, how: Preset) -> Any:

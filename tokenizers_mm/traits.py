@@ -24,6 +24,8 @@ AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
 def check_tokenizer(value: object, name: str) -> Tokenizer:
     """The value itself; `ValueError` naming what it lacks unless it has the members of the `Tokenizer` protocol."""
+    if isinstance(value, type):
+        raise ValueError(f"{name} is the class {value.__name__} itself: give an object of it")
     missing = [member for member in ("spec", "encode", "embed", "decode") if not hasattr(value, member)]
     if missing or not isinstance(value, Tokenizer):
         raise ValueError(

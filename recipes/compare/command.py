@@ -12,7 +12,8 @@ __all__ = ["compare"]
 
 def compare(
     tokenizers: Annotated[
-        list[str], typer.Argument(help="Run or tokenizer folders, weights files, hub names, lite0, timm:MODEL.")
+        list[str],
+        typer.Argument(help="Run or tokenizer folders, weights files, hub names, lite0, timm:MODEL, module:attribute."),
     ],
     images: Annotated[str, typer.Option(help="Held-out photos, emoji or fashion-mnist, or an image folder.")],
     out: Annotated[Path, typer.Option(help="Folder for index.html and compare.json.")] = Path("compare"),
@@ -23,6 +24,7 @@ def compare(
         str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
     ] = "default",
     perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
+    perceptual_weights: Annotated[str | None, typer.Option(help="File with its network's weights.")] = None,
     fd: Annotated[str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL.")] = None,
     probe: Annotated[
         str, typer.Option(help="Labelled images to probe on: a set, a folder, none, or auto: IMAGES, with labels.")
@@ -30,6 +32,7 @@ def compare(
     probe_limit: Annotated[int, typer.Option(min=1, help="Use so many labelled images of each part.")] = 4000,
     pictures: Annotated[int, typer.Option(min=1, help="Show so many images.")] = 8,
     speed: Annotated[bool, typer.Option(help="Measure speed and memory, a process for each tokenizer.")] = True,
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
     from recipes.compare.measure import Settings, compare_tokenizers
@@ -42,11 +45,13 @@ def compare(
         limit=limit,
         preset=preset,
         perceptual=perceptual,
+        perceptual_weights=perceptual_weights,
         frechet=fd,
         probe=probe,
         probe_limit=probe_limit,
         speed=speed,
         pictures=pictures,
+        device=device,
     )
     local_path(out, "--out")  # before anything is measured
     comparison = compare_tokenizers(tokenizers, settings, names=name or [], progress=print)

@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recipes.image_sets import image_set
-from recipes.run_folder import resolve
-from tokenizers_mm import Autoencoder, Fused, TokenSpec, Tower, fingerprint, load
-from tokenizers_mm.checkpoints.kinds import Model
-from tokenizers_mm.data.images import Preprocess
-from tokenizers_mm.traits import only_side, takes_one_size
+import torch
+from torch import Tensor
 
-__all__ = ["Contestant", "common_size", "introduce", "open_model", "unique_names"]
+from recipes.image_sets import image_set
+from recipes.tokenizer_source import TokenizerSource, open_tokenizer
+from tokenizers_mm import Autoencoder, Fused, Tokenizer, TokenSpec, Tower
+from tokenizers_mm.data.images import Preprocess
+from tokenizers_mm.towers.tower import EncodeOnly
+from tokenizers_mm.traits import downsampling_of, fingerprint_of, on_device, only_side, takes_one_size
+
+__all__ = ["Contestant", "common_size", "introduce", "open_model", "text_of", "unique_names"]
 
 _DRAWN = ("emoji", "fashion-mnist")  # made for a size, so they have none of their own
 _INNER = ("tokenizer", "")
@@ -26,10 +29,10 @@ _INNER = ("tokenizer", "")
 class Contestant:
     """One tokenizer.
 
-    source        what `load` takes; name  how it is called on the page
+    source        what `open_tokenizer` takes, of an object its class; name  how it is called on the page
     what          its parts, in words
     spec          of its own image size
-    weights       numbers in its state, encoder and decoder together
+    weights       numbers in its state, encoder and decoder together; of a plain class those in its attributes
     only          side of the square images that it takes, where it takes no others; None for a tower, which resizes
     downsampling  sides of its images are multiples of it
     encode_only   has no decoder
@@ -65,9 +68,14 @@ class Contestant:
         return asdict(self)
 
 
-def open_model(source: str, size: int | None) -> Model:
-    """Load it, in eval mode; a tower, which resizes whatever it is given, as a view of it for images of this size."""
-    model = load(resolve(Path(source), "tokenizer")).eval()
+def text_of(source: TokenizerSource) -> str:
+    """The source as it is written on a command line; of an object the name of its class."""
+    return str(source) if isinstance(source, str | Path) else type(source).__name__
+
+
+def open_model(source: TokenizerSource, size: int | None, device: str | torch.device = "cpu") -> Tokenizer:
+    """Open it, in eval mode; a tower, which resizes whatever it is given, as a view of it for images of this size."""
+    model = on_device(open_tokenizer(source), device)
     if size is None or not isinstance(model, Tower):
         return model
     view = copy.copy(model)
@@ -76,23 +84,26 @@ def open_model(source: str, size: int | None) -> Model:
     return view
 
 
-def introduce(source: str, name: str) -> Contestant:
-    """Load it and say what it is; raises what `load` raises, and `ValueError` where its images are not square."""
+def introduce(source: TokenizerSource, name: str) -> Contestant:
+    """Open it and say what it is; raises what that raises, and `ValueError` where its images are not square."""
     model = open_model(source, None)
     tower, only = isinstance(model, Tower), only_side(model)
     if takes_one_size(model) and only is None and not tower:
-        raise ValueError(f"{source}: takes images of {model.spec.image_size} only; a comparison is on square ones")
+        raise ValueError(
+            f"{text_of(source)}: takes images of {model.spec.image_size} only; a comparison is on square ones"
+        )
+    origin = getattr(model, "origin", None)
     return Contestant(
-        source=source,
+        source=text_of(source),
         name=name,
         what=_what(model),
         spec=model.spec,
-        weights=sum(math.prod(tensor.shape) for tensor in model.state_dict().values()),
+        weights=_numbers(model),
         only=None if tower else only,
-        downsampling=model.downsampling,
-        encode_only=tower,
-        fingerprint=fingerprint(model),
-        licence="" if model.origin is None else model.origin.licence_weights,
+        downsampling=downsampling_of(model),
+        encode_only=tower or _only_encodes(model),
+        fingerprint=fingerprint_of(model),
+        licence="" if origin is None else origin.licence_weights,
     )
 
 
@@ -151,14 +162,41 @@ def _parts(source: str) -> list[str]:
     return parts[:-1] if len(parts) > 1 and parts[-1] in _INNER else parts
 
 
-def _what(model: Model) -> str:
+def _numbers(model: Any) -> int:
+    """Numbers in its state dictionary; without one, in the tensors and networks that are its attributes."""
+    if isinstance(model, Tensor):
+        return model.numel()
+    if hasattr(model, "state_dict"):
+        return sum(math.prod(tensor.shape) for tensor in model.state_dict().values())
+    parts = [
+        part
+        for part in getattr(model, "__dict__", {}).values()
+        if hasattr(part, "state_dict") or isinstance(part, Tensor)
+    ]
+    return sum(map(_numbers, parts))
+
+
+@torch.no_grad()
+def _only_encodes(model: Tokenizer) -> bool:
+    """Whether there is no decoder; what a class of somebody else's does is tried on a black image."""
+    if isinstance(model, Autoencoder | Fused):
+        return False
+    try:
+        model.decode(model.encode(-torch.ones(1, 3, *model.spec.image_size)))
+    except EncodeOnly:
+        return True
+    return False
+
+
+def _what(model: Tokenizer) -> str:
     """Parts in words."""
     if isinstance(model, Fused):
         halves: tuple[Any, Any] = (model.semantic, model.perceptual)
         return f"fused {model.how}-wise: {' + '.join(_what(half) for half in halves)}"
     if isinstance(model, Tower):
         return f"tower {model.name}"
-    assert isinstance(model, Autoencoder)
+    if not isinstance(model, Autoencoder):
+        return type(model).__name__
     config = model.config
     nets = config.net.kind if config.decoder_net is None else f"{config.net.kind} to {config.decoder_net.kind}"
     head = "" if config.semantic is None else ", semantic head"

@@ -12,21 +12,25 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
-from recipes.compare.contestants import Contestant, common_size, introduce, open_model, unique_names
+from recipes.compare.contestants import Contestant, common_size, introduce, open_model, text_of, unique_names
 from recipes.evaluate import Extras, evaluate_images
 from recipes.image_sets import image_set
 from recipes.page.picture import Pixels
-from tokenizers_mm.checkpoints.kinds import Model
+from recipes.tokenizer_source import TokenizerSource
+from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data.images import find_images, pad_to_multiple, to_tensor, to_uint8, unpad
 from tokenizers_mm.data.notes import read_notes
+from tokenizers_mm.device import choose_device
 from tokenizers_mm.measure.codecs import Codec
 from tokenizers_mm.measure.evaluate import Evaluation
 from tokenizers_mm.measure.presets import preset
+from tokenizers_mm.traits import downsampling_of
 
 __all__ = ["CODECS", "Comparison", "Measured", "Settings", "apart", "compare_tokenizers"]
 
@@ -44,11 +48,13 @@ class Settings:
     size        side of the images; None: that of `common_size`
     limit       use the first so many images
     preset      whose conventions to follow, see `measure.presets`
-    perceptual  a perceptual distance, or none;  frechet  extractor of a Frechet distance, or None
+    perceptual  a perceptual distance, or none;  perceptual_weights  file with its weights, None: in their usual place
+    frechet     extractor of a Frechet distance, or None
     probe       labelled images for linear probe and neighbours, "none", or "auto": those of `images`, where they have
                 labels;  probe_limit  so many of each part
     speed       images per second and peak memory, each tokenizer in a process of its own
     pictures    so many images are shown
+    device      auto, cpu, cuda or cuda:N: where all are measured
     """
 
     images: str
@@ -56,11 +62,13 @@ class Settings:
     limit: int | None = None
     preset: str = "default"
     perceptual: str = "none"
+    perceptual_weights: str | None = None
     frechet: str | None = None
     probe: str = "auto"
     probe_limit: int | None = 4000
     speed: bool = True
     pictures: int = 8
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse counts below one."""
@@ -133,7 +141,7 @@ class Comparison:
 
 
 def compare_tokenizers(
-    sources: Sequence[str],
+    sources: Sequence[TokenizerSource],
     settings: Settings,
     *,
     names: Sequence[str] = (),
@@ -141,20 +149,33 @@ def compare_tokenizers(
 ) -> Comparison:
     """Measure all on the same images; whatever does not fit is refused before anything is measured.
 
-    Raises `ValueError` for no tokenizers or too many, images of sizes that not all can take, and what `load`,
-    `evaluate_images` and the images' files raise.
+    sources   each a run folder, anything that `load` takes, `module:attribute`, or an object (without `speed`)
+    names     how the tokenizers are called, in their order; default: the last parts of their paths, or their classes
+    progress  called with a line of text before every step
+
+    `recipes.compare.page.write_comparison` makes a page of the result, `to_json` its record.
+
+    Raises `ValueError` for no tokenizers or too many, images of sizes that not all can take, objects whose speed
+    should be measured, and what `open_tokenizer`, `evaluate_images` and the images' files raise.
     """
     if not 1 <= len(sources) <= MOST:
         raise ValueError(f"{len(sources)} tokenizers: a comparison takes 1 to {MOST}")
-    named = zip(sources, unique_names(sources, names), strict=True)
+    for source in sources:
+        if settings.speed and not isinstance(source, str | Path):
+            raise ValueError(
+                f"{text_of(source)} is an object, and speed=True measures each tokenizer in a process of its own: name "
+                "it as module:attribute, or set speed=False"
+            )
+    named = zip(sources, unique_names([text_of(source) for source in sources], names), strict=True)
+    settings = replace(settings, device=str(choose_device(settings.device)))
     contestants = [introduce(source, name) for source, name in named]
     settings = replace(settings, size=common_size(contestants, settings.images, settings.size), probe=_probe(settings))
     sample = _sample(settings, contestants)
     originals = tuple(spread(sample, settings.pictures))
     tokenizers = []
-    for contestant in contestants:
+    for contestant, source in zip(contestants, sources, strict=True):
         progress(f"measuring {contestant.name}: {contestant.what}")
-        arguments = (contestant, settings, originals)
+        arguments = (contestant, source, settings, originals)
         tokenizers.append(apart(_measured, *arguments) if settings.speed else _measured(*arguments))
     progress("writing JPEG and WebP at every quality")
     return Comparison(
@@ -176,7 +197,9 @@ def apart(function: Callable[..., R], *arguments: Any) -> R:
         return pool.submit(function, *arguments).result()
 
 
-def _measured(contestant: Contestant, settings: Settings, originals: Sequence[Pixels]) -> Measured:
+def _measured(
+    contestant: Contestant, source: TokenizerSource, settings: Settings, originals: Sequence[Pixels]
+) -> Measured:
     extras = Extras(
         frechet=settings.frechet,
         probe=None if settings.probe == "none" else settings.probe,
@@ -185,29 +208,31 @@ def _measured(contestant: Contestant, settings: Settings, originals: Sequence[Pi
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # every tokenizer warned when it was introduced
-        model = open_model(contestant.source, settings.size)
+        model = open_model(source, settings.size, settings.device)
     evaluation = evaluate_images(
         model,
         settings.images,
         size=settings.size,
         perceptual_name=settings.perceptual,
+        perceptual_weights=settings.perceptual_weights,
         limit=settings.limit,
         preset_name=settings.preset,
         extras=extras,
+        device=settings.device,
     )
-    pictures = () if contestant.encode_only else _reconstructed(model, originals)
+    pictures = () if contestant.encode_only else _reconstructed(model, originals, settings.device)
     return Measured(contestant=contestant, evaluation=evaluation, pictures=pictures)
 
 
 @torch.no_grad()
-def _reconstructed(model: Model, originals: Sequence[Pixels]) -> tuple[Pixels, ...]:
+def _reconstructed(model: Tokenizer, originals: Sequence[Pixels], device: str) -> tuple[Pixels, ...]:
     """Each on its own: their sizes may differ."""
     pictures = []
     for pixels in originals:
-        image_BCHW = to_tensor(pixels)[None]
-        padded_BCHW, size = pad_to_multiple(image_BCHW, model.downsampling)
+        image_BCHW = to_tensor(pixels)[None].to(device)
+        padded_BCHW, size = pad_to_multiple(image_BCHW, downsampling_of(model))
         output_BCHW = unpad(model.decode(model.encode(padded_BCHW)), size)
-        pictures.append(to_uint8(output_BCHW)[0].permute(1, 2, 0).numpy())
+        pictures.append(to_uint8(output_BCHW)[0].permute(1, 2, 0).cpu().numpy())
     return tuple(pictures)
 
 

@@ -43,6 +43,8 @@ def test_tokenizers_are_told_from_other_things(plain):
         check_tokenizer(plain.NoDecoder(), "the argument")
     with pytest.raises(ValueError, match=r"x is a int without spec, encode, embed, decode"):
         check_tokenizer(3, "x")
+    with pytest.raises(ValueError, match="x is the class Pool itself: give an object of it"):
+        check_tokenizer(plain.Pool, "x")
     wrong = plain.Pool()
     wrong.spec = {"grid": (8, 8)}
     with pytest.raises(ValueError, match="x: its spec is a dict, expected a TokenSpec"):
