@@ -32,6 +32,10 @@ LPIPS_BACKBONES = {
     "squeeze": "squeezenet1_1-b8a52dc0.pth",
 }
 _TORCHVISION_WEIGHTS = "https://download.pytorch.org/models"
+_SAY_WHICH = (
+    "say which file has them: --perceptual-weights FILE (tmm eval, tmm compare), "
+    "--set objective.perceptual_weights=FILE (tmm train), weights=FILE (Python)"
+)
 _SMALLEST = 32
 
 
@@ -76,7 +80,7 @@ class Perceptual(nn.Module):
 
 
 def perceptual(
-    name: str, *, weights: Path | None = None, stages: Sequence[int] | None = None, random_init: bool = False
+    name: str, *, weights: Path | str | None = None, stages: Sequence[int] | None = None, random_init: bool = False
 ) -> Perceptual:
     """Build a perceptual distance.
 
@@ -90,6 +94,9 @@ def perceptual(
 
     Raises `ValueError` on an unknown name, or where the weights are missing or not those expected.
     """
+    weights = None if weights is None else Path(weights)
+    if weights is not None and not weights.is_file():
+        raise ValueError(f"{weights}: no such file; expected the weights of {name}; {_SAY_WHICH}")
     if name.startswith("lpips-"):
         if stages is not None:
             raise ValueError(f"stages={tuple(stages)}: LPIPS uses all stages of its network; drop the argument")
@@ -167,7 +174,7 @@ def _timm(name: str, weights: Path | None, stages: Sequence[int] | None, random_
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"name='timm:{name}': its weights could not be fetched ({error}); "
-            "connect to the network once, or pass weights=PATH"
+            f"connect to the network once, or {_SAY_WHICH}"
         ) from error
     digest = "" if weights is None or random_init else _load(model, weights)
     label = f"{name} perceptual" + (" (random weights)" if random_init else "")
@@ -196,9 +203,11 @@ def _lpips(name: str, weights: Path | None, random_init: bool) -> Perceptual:
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONES[net]
     if not path.is_file():
         url = f"{_TORCHVISION_WEIGHTS}/{LPIPS_BACKBONES[net]}"
-        raise ValueError(f"{path}: the backbone of {name} is not there; download {url} to it, or pass weights=PATH")
+        raise ValueError(
+            f"{path}: the backbone of {name} is not there; download {url} to it, or to elsewhere and {_SAY_WHICH}"
+        )
     # "slice2.5.weight" of lpips is "features.5.weight" of torchvision; loaded here because lpips' own way unpickles.
-    digest, state = file_sha256(path), torch.load(path, map_location="cpu", weights_only=True)
+    digest, state = file_sha256(path), read_state(path)
     wanted = {key: "features." + key.split(".", 1)[1] for key in model.net.state_dict()}
     missing = sorted(set(wanted.values()) - set(state))
     if missing:

@@ -11,7 +11,7 @@ from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.data.sources import Examples
 from tokenizers_mm.losses.adversarial import Adversary
 from tokenizers_mm.losses.alignment import Alignment
-from tokenizers_mm.losses.perceptual import perceptual
+from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 from tokenizers_mm.nets.discriminators import build_discriminator
 from tokenizers_mm.objective.config import ObjectiveConfig
 from tokenizers_mm.objective.freeze import Part, freeze
@@ -58,9 +58,13 @@ def build_objective(
     return TokenizerObjective(
         autoencoder,
         config,
-        perceptual=perceptual(config.perceptual_network) if config.perceptual else None,
+        perceptual=_perceptual(config),
         adversary=adversary,
         alignment=alignment,
         teachers=teachers,
         frozen=freeze(autoencoder, frozen),
     )
+
+
+def _perceptual(config: ObjectiveConfig) -> Perceptual | None:
+    return perceptual(config.perceptual_network, weights=config.perceptual_weights) if config.perceptual else None

@@ -31,7 +31,8 @@ class ObjectiveConfig:
     """Weights of the terms. Every term is a mean over its elements, so a weight means the same at any image size.
 
     l1, l2           mean absolute and mean squared pixel error, pixels in [-1, 1]
-    perceptual       feature distance; perceptual_network names it (see tokenizers_mm.losses.perceptual)
+    perceptual       feature distance; perceptual_network names it (see tokenizers_mm.losses.perceptual), and
+                     perceptual_weights is a file with its weights, where they are not in their usual place
     bottleneck       the bottleneck's own loss: KL in nats per latent element, or commitment and entropy
     velocity         squared velocity error of a flow decoder, which has no other pixel term
     adversarial      a discriminator's opinion of the reconstruction; None: no discriminator
@@ -44,6 +45,7 @@ class ObjectiveConfig:
     l2: float = 0.0
     perceptual: float = 0.0
     perceptual_network: str = "lpips-vgg"
+    perceptual_weights: str | None = None
     bottleneck: float = 1.0
     velocity: float = 0.0
     adversarial: AdversarialConfig | None = None
@@ -60,6 +62,11 @@ class ObjectiveConfig:
         taught = self.distillation or (self.alignment and self.alignment.weight)
         if not taught and not any(getattr(self, name) for name in names[:5]):
             raise ValueError("l1, l2, perceptual, velocity and text are all 0: at least one must be positive")
+        if self.perceptual_weights is not None and not self.perceptual:
+            raise ValueError(
+                f"perceptual_weights={self.perceptual_weights}: perceptual is 0, so that no network needs them; "
+                "drop them, or give perceptual a weight"
+            )
         if self.adversarial is not None and not self.pixels:
             raise ValueError("adversarial: needs a pixel term (l1, l2 or perceptual) beside it")
         if self.velocity and self.pixels:

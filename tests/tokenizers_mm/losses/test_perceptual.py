@@ -143,11 +143,21 @@ def test_lpips_agrees_with_its_package(net: str, tmp_path: Path, photo: Tensor) 
 
 def test_lpips_without_its_backbone_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", os.fspath(tmp_path))
+    ways = r"--perceptual-weights FILE .*--set objective\.perceptual_weights=FILE .*weights=FILE"
     with pytest.raises(
-        ValueError, match=rf"{tmp_path}.*{LPIPS_BACKBONES['vgg']}: .* download https://.* or pass weights"
+        ValueError, match=rf"{tmp_path}.*{LPIPS_BACKBONES['vgg']}: .* download https://.* elsewhere and .*{ways}"
     ):
         perceptual("lpips-vgg")
     assert perceptual("lpips-alex", random_init=True).name == "LPIPS (AlexNet) (random weights)"
+
+
+@pytest.mark.parametrize("name", ["lpips-alex", "lite0", "timm:resnet10t"])
+def test_a_file_that_is_not_there_or_no_weights_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tmp_path}/nothing: no such file.*{name}.*--perceptual-weights"):
+        perceptual(name, weights=tmp_path / "nothing")
+    (tmp_path / "page.pth").write_text("<!doctype html><title>404</title>")
+    with pytest.raises(ValueError, match=r"page\.pth: .*(HTML page|SHA-256)"):
+        perceptual(name, weights=str(tmp_path / "page.pth"))
 
 
 @pytest.mark.parametrize(
