@@ -9,7 +9,9 @@ from tokenizers_mm.lazy import face
 if TYPE_CHECKING:
     from tokenizers_mm.api import Batch, Generator, Tokenizer, Tokens, TokenSpec
     from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-    from tokenizers_mm.checkpoints import fingerprint, from_diffusers, load, save, to_diffusers
+    from tokenizers_mm.checkpoints.diffusers import from_diffusers, to_diffusers
+    from tokenizers_mm.checkpoints.loading import load
+    from tokenizers_mm.checkpoints.native import fingerprint, save
     from tokenizers_mm.fused import Fused
     from tokenizers_mm.nets.fast import optimize
     from tokenizers_mm.semantics import Semantics, semantics_of
@@ -55,14 +57,14 @@ _HOMES = {
     "TowerConfig": "tokenizers_mm.towers",
     "build_autoencoder": "tokenizers_mm.autoencoder",
     "build_tower": "tokenizers_mm.towers",
-    "fingerprint": "tokenizers_mm.checkpoints",
-    "from_diffusers": "tokenizers_mm.checkpoints",
-    "load": "tokenizers_mm.checkpoints",
+    "fingerprint": "tokenizers_mm.checkpoints.native",
+    "from_diffusers": "tokenizers_mm.checkpoints.diffusers",
+    "load": "tokenizers_mm.checkpoints.loading",
     "optimize": "tokenizers_mm.nets.fast",
-    "save": "tokenizers_mm.checkpoints",
+    "save": "tokenizers_mm.checkpoints.native",
     "semantics_of": "tokenizers_mm.semantics",
     "tiling_error": "tokenizers_mm.tiled",
-    "to_diffusers": "tokenizers_mm.checkpoints",
+    "to_diffusers": "tokenizers_mm.checkpoints.diffusers",
 }
 if not TYPE_CHECKING:  # or type checkers would take every name for one of ours
     __getattr__, __dir__ = face(__name__, _HOMES)

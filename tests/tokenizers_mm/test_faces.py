@@ -9,7 +9,7 @@ import pytest
 import tokenizers_mm
 
 ROOT = Path(__file__).parent.parent.parent
-FACES = ["tokenizers_mm"]
+FACES = ["tokenizers_mm", "tokenizers_mm.checkpoints"]
 
 
 def listed(text):

@@ -7,13 +7,12 @@ import torch
 from diffusers import VQModel
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints import emu3
+from tokenizers_mm.checkpoints import emu3, load
 from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.diffusers import from_diffusers
 from tokenizers_mm.checkpoints.diffusers_write import to_diffusers
 from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.families import BY_NAME
-from tokenizers_mm.checkpoints.load import load
 from tokenizers_mm.checkpoints.native import save
 from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.config import parse
