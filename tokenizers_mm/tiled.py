@@ -1,8 +1,9 @@
 """Images of any size through a tokenizer, tile by tile: memory is that of the result and of one batch of tiles.
 
 Encoder features are blended before the bottleneck, so codes are those of the blended features and not a vote of tiles;
-decoded pixels are blended after the decoder. Tile corners are multiples of the downsampling, and images are padded only
-below and on the right, as `pad_to_multiple` does.
+decoded pixels are blended after the decoder. Of a tokenizer that does not show its features latents are blended, and a
+code is that of the tile in whose middle it lies. Tile corners are multiples of the downsampling, and images are padded
+only below and on the right, as `pad_to_multiple` does.
 
 A tile differs from the whole image for two reasons. Beyond its borders it sees the zeros that convolutions pad with,
 and that reaches as far inside as the net's receptive field: the outer quarters of an overlap therefore weigh nothing,
@@ -18,15 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise, product
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from tokenizers_mm.api import Tokens, TokenSpec
-from tokenizers_mm.autoencoder import Autoencoder
+from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data.images import pad_to_multiple, unpad
 from tokenizers_mm.grids import Grid, as_map
+from tokenizers_mm.traits import downsampling_of, on_device, takes_one_size
 
 __all__ = ["Tiled", "tiling_error"]
 
@@ -34,6 +36,7 @@ __all__ = ["Tiled", "tiling_error"]
 class Tiled:
     """A `Tokenizer` around another one, for images of any size, also those that memory does not allow at once.
 
+    tokenizer  any whose tokens are a raster
     tile     pixels per side, rounded down to the downsampling; as large as memory allows. None: no tiles, only batches
     overlap  least pixels that neighbouring tiles share (int), or their fraction of the tile (float below 1), rounded up
              to the downsampling
@@ -44,14 +47,16 @@ class Tiled:
     """
 
     def __init__(
-        self, tokenizer: Autoencoder, tile: int | None = 512, overlap: int | float = 0.25, batch: int = 1
+        self, tokenizer: Tokenizer, tile: int | None = 512, overlap: int | float = 0.25, batch: int = 1
     ) -> None:
         self.tokenizer, self.tile, self.overlap, self.batch = tokenizer, tile, overlap, batch
-        f = self.downsampling = tokenizer.downsampling
-        if tokenizer.spec.order != "raster" or tokenizer.config.latent_positions:
-            why = {"raster": "latent statistics per position", "scales": "a multi-scale bottleneck"}.get(
-                tokenizer.spec.order, "tokens that belong to no place"
-            )
+        f = self.downsampling = downsampling_of(tokenizer)
+        self._parts = _parts_of(tokenizer)
+        if takes_one_size(tokenizer) or self._parts.config.latent_positions:
+            why = {
+                "raster": "a size of its own" if takes_one_size(tokenizer) else "latent statistics per position",
+                "scales": "a multi-scale bottleneck",
+            }.get(tokenizer.spec.order, "tokens that belong to no place")
             raise ValueError(f"tokenizer has {why}: it takes images of {tokenizer.spec.image_size} only, never tiles")
         if getattr(tokenizer, "generative", False):
             raise ValueError("tokenizer has a flow decoder: it would paint every tile anew, decode images whole")
@@ -68,10 +73,17 @@ class Tiled:
         """The tokenizer's own."""
         return self.tokenizer.spec
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move the tokenizer, and take it out of training mode; returns itself."""
+        self.tokenizer = on_device(self.tokenizer, device)
+        self._parts = _parts_of(self.tokenizer)
+        return self
+
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens of images in [-1, 1] of any size, padded below and right to the downsampling; see the tokenizer's."""
-        return self.tokenizer.tokens_of(*self.features(image_BCHW), sample=sample)
+        tokens: Tokens = self._parts.tokens_of(*self.features(image_BCHW), sample=sample)
+        return tokens
 
     def embed(self, tokens: Tokens) -> Tensor:
         """Vectors [B, N, D], the tokenizer's."""
@@ -80,9 +92,9 @@ class Tiled:
     @torch.no_grad()
     def decode(self, tokens: Tokens, size: tuple[int, int] | None = None) -> Tensor:
         """Images [B, C, H, W] of about [-1, 1], not clamped; `size` (height, width) cuts the padding of `encode`."""
-        z_BND, grid = self.tokenizer.vectors(tokens)
+        z_BND, grid = self._parts.vectors(tokens)
         f = self.downsampling
-        padded = tuple(side * self.tokenizer.config.net.downsampling for side in grid)
+        padded = tuple(side * self._parts.config.net.downsampling for side in grid)
         if size is not None and tuple(side + -side % f for side in size) != padded:
             raise ValueError(f"size={size}: these tokens decode to {padded}, of which {f - 1} each may be padding")
         image_BCHW = self.pixels(z_BND, grid)
@@ -103,9 +115,10 @@ class Tiled:
             image_BCHW, _ = pad_to_multiple(image_BCHW, f)
 
         def net(tile_BCHW: Tensor) -> Tensor:
-            return as_map(*self.tokenizer.features(tile_BCHW))
+            return as_map(*self._parts.features(tile_BCHW))
 
-        h_BDhw = self._blended(net, image_BCHW, f, self.tokenizer.config.latent_patch)
+        alone = isinstance(self._parts, _TokensAlone)
+        h_BDhw = self._blended(net, image_BCHW, f, self._parts.config.latent_patch, alone and self.spec.discrete)
         return h_BDhw.flatten(2).transpose(1, 2), (h_BDhw.shape[2], h_BDhw.shape[3])
 
     @torch.no_grad()
@@ -113,17 +126,23 @@ class Tiled:
         """Blended images [B, C, H, W] of the vectors that go to the decoder."""
 
         def net(z_BDhw: Tensor) -> Tensor:
-            return self.tokenizer.pixels(z_BDhw.flatten(2).transpose(1, 2), (z_BDhw.shape[2], z_BDhw.shape[3]))
+            image_BCHW: Tensor = self._parts.pixels(z_BDhw.flatten(2).transpose(1, 2), tuple(z_BDhw.shape[2:]))
+            return image_BCHW
 
-        return self._blended(net, as_map(z_BND, grid), self.tokenizer.config.latent_patch, self.downsampling)
+        return self._blended(net, as_map(z_BND, grid), self._parts.config.latent_patch, self.downsampling)
 
-    def _blended(self, net: Callable[[Tensor], Tensor], x_BCHW: Tensor, step_in: int, step_out: int) -> Tensor:
+    def _blended(
+        self, net: Callable[[Tensor], Tensor], x_BCHW: Tensor, step_in: int, step_out: int, sharp: bool = False
+    ) -> Tensor:
         """`net` of all of `x`, from tiles. A latent position is step_in rows and columns of x, step_out of the result.
+
+        sharp  take each position from one tile only
 
         Sums are float32 at least; a weight of one is exact, so a single tile is left as it is.
         """
         images, _, height, width = x_BCHW.shape
-        rows, columns = (_pieces(n // step_in, self._tile, self._overlap, step_in, step_out) for n in (height, width))
+        cut = (self._tile, self._overlap, step_in, step_out, sharp)
+        rows, columns = (_pieces(side // step_in, *cut) for side in (height, width))
         jobs = list(product(range(images), rows, columns))
         total: Tensor | None = None
         for first in range(0, len(jobs), self.batch):
@@ -139,6 +158,43 @@ class Tiled:
         return total.to(out.dtype)
 
 
+def _parts_of(tokenizer: Any) -> Any:
+    """What has `features`, `tokens_of`, `vectors` and `pixels`: an autoencoder itself."""
+    return tokenizer if hasattr(tokenizer, "tokens_of") else _TokensAlone(tokenizer)
+
+
+class _TokensAlone:
+    """A tokenizer that does not show its features, seen as one that does: its tokens stand for them.
+
+    Codes are float64 here, which holds all of them exactly.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, net = tokenizer, SimpleNamespace(downsampling=downsampling_of(tokenizer))
+        self.config = SimpleNamespace(net=net, latent_patch=1, latent_positions=False)
+
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, Grid]:
+        tokens = self.tokenizer.encode(image_BCHW)
+        return self.vectors(tokens)
+
+    def tokens_of(self, h_BND: Tensor, grid: Grid, *, sample: torch.Generator | None = None) -> Tokens:
+        if sample is not None:
+            raise ValueError(f"sample: {type(self.tokenizer).__name__} has no posterior to draw from")
+        if self.tokenizer.spec.discrete:
+            return Tokens(codes_BNS=h_BND.long(), grid=grid)
+        return Tokens(latents_BND=h_BND, grid=grid)
+
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, Grid]:
+        data = tokens.data.double() if self.tokenizer.spec.discrete else tokens.data
+        rows, columns = tokens.grid
+        assert isinstance(rows, int)
+        assert isinstance(columns, int)
+        return data, (rows, columns)
+
+    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
+        return self.tokenizer.decode(self.tokens_of(z_BND, grid))
+
+
 class _Piece(NamedTuple):
     """One tile along one axis: where it lies in what the net reads, and in what it gives, and its weight there."""
 
@@ -147,11 +203,11 @@ class _Piece(NamedTuple):
     weight: Tensor
 
 
-def _pieces(length: int, tile: int, overlap: int, step_in: int, step_out: int) -> list[_Piece]:
+def _pieces(length: int, tile: int, overlap: int, step_in: int, step_out: int, sharp: bool = False) -> list[_Piece]:
     """Tiles along an axis of `length` positions, of step_in and step_out rows each."""
     tile = min(tile, length)
     starts = _starts(length, tile, overlap)
-    weights = _weights([start * step_out for start in starts], tile * step_out, length * step_out)
+    weights = _weights([start * step_out for start in starts], tile * step_out, length * step_out, sharp)
     source, target = ([slice(at * step, (at + tile) * step) for at in starts] for step in (step_in, step_out))
     return [_Piece(*piece) for piece in zip(source, target, weights, strict=True)]
 
@@ -164,10 +220,11 @@ def _starts(length: int, tile: int, overlap: int) -> list[int]:
     return [i * (length - tile) // gaps for i in range(gaps + 1)]
 
 
-def _weights(starts: list[int], tile: int, length: int) -> list[Tensor]:
+def _weights(starts: list[int], tile: int, length: int, sharp: bool) -> list[Tensor]:
     """Weight of each tile at each of its own positions along an axis, float32; over the tiles they sum to one exactly.
 
-    From one tile to the next it passes linearly in the middle half of their overlap. A tile's weight is the difference
+    From one tile to the next it passes linearly in the middle half of their overlap; `sharp`, all at its middle. A
+    tile's weight is the difference
     of two such rises, the second nowhere above the first. Rises are multiples of 2^-12: products of two weights are
     then exact in float32, and so are their sums.
     """
@@ -176,32 +233,33 @@ def _weights(starts: list[int], tile: int, length: int) -> list[Tensor]:
     for before, start in pairwise(starts):
         overlap = before + tile - start
         share = (position - start - overlap / 2) / max(overlap / 2, 1e-3) + 0.5
-        rises.append((share.clamp(0, 1) * 4096).round() / 4096)
+        rises.append((share >= 0.5).float() if sharp else (share.clamp(0, 1) * 4096).round() / 4096)
     rises.append(torch.zeros(length))
     return [(rise - after)[at : at + tile] for at, (rise, after) in zip(starts, pairwise(rises), strict=True)]
 
 
 @torch.no_grad()
 def tiling_error(
-    tokenizer: Autoencoder, image_BCHW: Tensor, tile: int = 512, overlap: int | float = 0.25
+    tokenizer: Tokenizer, image_BCHW: Tensor, tile: int = 512, overlap: int | float = 0.25
 ) -> dict[str, float]:
     """What tiling changes, on images of any size that fit in memory whole.
 
-    features    what the bottleneck receives: norm of the difference over that of the deviations from channel means
+    features    what the bottleneck receives: norm of the difference over that of the deviations from channel means;
+                not of a tokenizer that does not show it
     latents     the same of continuous latents, or codes: fraction of the codes that differ
     decode      PSNR in dB (pixels clamped, peak 2) between tiled and whole decoding of the same tokens
     round_trip  PSNR in dB between reconstructions, tiled both ways and whole both ways
     """
     whole, tiled = Tiled(tokenizer, None), Tiled(tokenizer, tile, overlap)
     (h_BND, grid), (tiled_h_BND, _) = whole.features(image_BCHW), tiled.features(image_BCHW)
-    tokens, tiled_tokens = (tokenizer.tokens_of(h, grid) for h in (h_BND, tiled_h_BND))
+    tokens, tiled_tokens = (whole._parts.tokens_of(h, grid) for h in (h_BND, tiled_h_BND))
+    changed = {} if isinstance(whole._parts, _TokensAlone) else {"features": _relative(tiled_h_BND, h_BND)}
     if tokens.codes_BNS is None:
-        changed = {"latents": _relative(tiled_tokens.data, tokens.data)}
+        changed["latents"] = _relative(tiled_tokens.data, tokens.data)
     else:
-        changed = {"codes": float((tiled_tokens.data != tokens.data).float().mean())}
+        changed["codes"] = float((tiled_tokens.data != tokens.data).float().mean())
     image_BCHW = whole.decode(tokens)
     return {
-        "features": _relative(tiled_h_BND, h_BND),
         **changed,
         "decode": _psnr(tiled.decode(tokens), image_BCHW),
         "round_trip": _psnr(tiled.decode(tiled_tokens), image_BCHW),

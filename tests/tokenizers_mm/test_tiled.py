@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tokenizers_mm import AutoencoderConfig, Tokenizer, Tokens, build_autoencoder, tiled
 from tokenizers_mm.data.images import pad_to_multiple
@@ -55,12 +56,14 @@ def test_the_fewest_tiles_cover_an_axis_and_share_the_overlap(length, tile, over
     assert len(starts) == 1 or tile + (len(starts) - 2) * (tile - overlap) < length
 
 
+@pytest.mark.parametrize("sharp", [False, True])
 @pytest.mark.parametrize("step", [1, 8])
 @pytest.mark.parametrize(("length", "tile", "overlap"), AXES)
-def test_weights_sum_to_exactly_one(length, tile, overlap, step):
-    pieces = tiled._pieces(length, tile, min(overlap, min(tile, length) - 1), 1, step)
+def test_weights_sum_to_exactly_one(length, tile, overlap, step, sharp):
+    pieces = tiled._pieces(length, tile, min(overlap, min(tile, length) - 1), 1, step, sharp)
+    assert not sharp or {float(weight) for piece in pieces for weight in piece.weight} <= {0.0, 1.0}
     total = torch.zeros(length * step, 7 * step)
-    other = tiled._pieces(7, 3, 2, 1, step)
+    other = tiled._pieces(7, 3, 2, 1, step, sharp)
     for row in pieces:
         assert row.weight.shape == (row.target.stop - row.target.start,)
         assert row.weight.min() >= 0
@@ -129,13 +132,13 @@ def test_stacked_latents_have_no_seam_either():
     torch.testing.assert_close(cut.decode(whole), model.decode(whole), atol=1e-5, rtol=0)
 
 
-def average(starts, tile, length):
+def average(starts, tile, length, sharp):
     """Wrong: all tiles of a position weigh the same, so borders count."""
     count = sum(torch.zeros(length).index_fill(0, torch.arange(at, at + tile), 1) for at in starts)
     return [1 / count[at : at + tile] for at in starts]
 
 
-def full(starts, tile, length):
+def full(starts, tile, length, sharp):
     """Wrong: weights do not sum to one."""
     return [torch.ones(tile) for _ in starts]
 
@@ -274,6 +277,59 @@ def test_tiling_error_is_none_in_one_tile_and_falls_with_the_overlap():
     codes = tiling_error(model_of(GLOBAL, FSQ), image, 64, 0.25)
     assert set(codes) == {"features", "codes", "decode", "round_trip"}
     assert 0 < codes["codes"] < 1
+
+
+# ------------------------------------------------------------------------------------------------- plain tokenizers
+
+
+class Smooth:
+    """A plain tokenizer whose tokens know the pixels around their block, and whose pixels know the blocks around."""
+
+    def __init__(self, of):
+        self.pool, self.spec = of, of.spec
+
+    def encode(self, image_BCHW):
+        return self.pool.encode(F.avg_pool2d(image_BCHW, 9, 1, 4, count_include_pad=False))
+
+    def embed(self, tokens):
+        return self.pool.embed(tokens)
+
+    def decode(self, tokens):
+        return F.avg_pool2d(self.pool.decode(tokens), 9, 1, 4, count_include_pad=False)
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("Pool", "codes"), ("Means", "latents")])
+def test_a_plain_tokenizer_in_tiles(plain, kind, tokens):
+    tokenizer, image = Smooth(getattr(plain, kind)(16)), image_of(150, 131, batch=2)
+    padded = pad_to_multiple(image, 4)[0]
+    whole = tokenizer.encode(padded)
+    cut = Tiled(tokenizer, 48, 32, batch=3)
+    found = cut.encode(image)
+    assert (cut.downsampling, found.grid, found.data.dtype) == (4, whole.grid, whole.data.dtype)
+    torch.testing.assert_close(found.data, whole.data, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cut.reconstruct(image), tokenizer.decode(whole)[..., :150, :131], atol=1e-5, rtol=0)
+    narrow, wide = tiling_error(tokenizer, padded, 48, 0), tiling_error(tokenizer, padded, 48, 32)
+    assert set(narrow) == {tokens, "decode", "round_trip"}
+    assert wide[tokens] < 1e-5 < 1e-3 < narrow[tokens]
+    assert narrow["round_trip"] < 60 < 110 < wide["round_trip"]
+    with pytest.raises(ValueError, match="sample: Smooth has no posterior to draw from"):
+        cut.encode(image, sample=torch.Generator())
+
+
+def test_a_plain_tokenizer_of_one_size_is_refused(plain):
+    tokenizer = plain.Pool(16)
+    tokenizer.takes_one_size = True
+    with pytest.raises(ValueError, match=r"tokenizer has a size of its own: it takes images of \(16, 16\) only"):
+        Tiled(tokenizer)
+
+
+def test_tiles_go_where_their_tokenizer_goes(plain):
+    cut = Tiled(model_of(), 32)
+    assert cut.to("meta") is cut
+    assert next(cut.tokenizer.parameters()).device.type == "meta"
+    with pytest.raises(ValueError, match="device='cuda': Pool has no"):
+        Tiled(plain.pool).to("cuda")
+    assert Tiled(plain.pool).to("cpu").encode(image_of(9, 9)).grid == (3, 3)
 
 
 # --------------------------------------------------------------------------------------------------------- memory
