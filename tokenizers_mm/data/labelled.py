@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Labelled", "MissingDataError"]
 
@@ -78,6 +79,8 @@ class Labelled:
 
     def tensor(self, index: slice | NDArray[Any] | Sequence[int] = slice(None)) -> Tensor:
         """Float images [B, 3, H, W] in [-1, 1], all of them or these."""
+        import torch  # data sets are drawn and written without it
+
         chosen = self.images_NHWC[index if isinstance(index, slice) else np.asarray(index)]
         return torch.from_numpy(np.ascontiguousarray(chosen.transpose(0, 3, 1, 2)).astype(np.float32)) / 127.5 - 1
 

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokenizers_mm.data.shards import is_text
-
 __all__ = ["CAPTIONS", "CLASSES", "Notes", "SomeNotes", "read_notes", "read_some_notes"]
 
 CAPTIONS, CSV, CLASSES = "captions.jsonl", "captions.csv", "classes.json"
@@ -118,6 +116,8 @@ def read_some_notes(folder: str | Path, images: Sequence[Path], where: str | Pat
 
 def _read_jsonl(path: Path) -> _Table:
     """Lines of a captions.jsonl by image; `ValueError` names the line that is wrong."""
+    from tokenizers_mm.data.shards import is_text  # with torch and pyarrow behind it
+
     notes: _Table = {}
     for number, line in enumerate(_read(path).split("\n"), 1):
         if not line.strip():
