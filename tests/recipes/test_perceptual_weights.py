@@ -16,7 +16,7 @@ from recipes.evaluate import evaluate_images
 from recipes.recipe import load_recipe
 from recipes.train import run
 from tokenizers_mm import build_autoencoder, save
-from tokenizers_mm.losses.perceptual import LPIPS_BACKBONES
+from tokenizers_mm.networks import LPIPS_BACKBONES
 from tokenizers_mm.towers.weights import file_sha256
 
 TINY = [

@@ -21,16 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.nets.folding import fold_batch_norms
+from tokenizers_mm.networks import LPIPS_BACKBONES, check_perceptual
 from tokenizers_mm.towers.lite0 import LITE0_SHA256, lite0_network
 from tokenizers_mm.towers.weights import file_sha256, read_state, tensors_sha256
 
 __all__ = ["LITE0_SHA256", "Perceptual", "feature_distance", "perceptual"]
 
-LPIPS_BACKBONES = {
-    "vgg": "vgg16-397923af.pth",
-    "alex": "alexnet-owt-7be5be79.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
 _TORCHVISION_WEIGHTS = "https://download.pytorch.org/models"
 _SAY_WHICH = (
     "say which file has them: --perceptual-weights FILE (tmm eval, tmm compare), "
@@ -94,6 +90,7 @@ def perceptual(
 
     Raises `ValueError` on an unknown name, or where the weights are missing or not those expected.
     """
+    check_perceptual(name)
     weights = None if weights is None else Path(weights)
     if weights is not None and not weights.is_file():
         raise ValueError(f"{weights}: no such file; expected the weights of {name}; {_SAY_WHICH}")
@@ -103,10 +100,7 @@ def perceptual(
         return _lpips(name, weights, random_init)
     if name == "lite0":
         return _lite0(weights, stages, random_init)
-    if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), weights, stages, random_init)
-    known = ", ".join([f"lpips-{net}" for net in LPIPS_BACKBONES] + ["lite0", "timm:MODEL"])
-    raise ValueError(f"name={name!r}: expected one of {known}")
+    return _timm(name.removeprefix("timm:"), weights, stages, random_init)
 
 
 def feature_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
@@ -189,8 +183,6 @@ def _lite0(weights: Path | None, stages: Sequence[int] | None, random_init: bool
 
 def _lpips(name: str, weights: Path | None, random_init: bool) -> Perceptual:
     net = name.removeprefix("lpips-")
-    if net not in LPIPS_BACKBONES:
-        raise ValueError(f"name={name!r}: expected one of {', '.join(f'lpips-{known}' for known in LPIPS_BACKBONES)}")
     # lpips prints when it is imported or built, and torchvision's model zoo warns: keep both out of a user's terminal.
     import lpips
 

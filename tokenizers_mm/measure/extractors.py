@@ -18,13 +18,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from tokenizers_mm.networks import INCEPTIONS, check_extractor
 from tokenizers_mm.towers.frozen import freeze
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
 from tokenizers_mm.towers.weights import file_sha256, load_strict, read_state, tensors_sha256
 
-__all__ = ["INCEPTIONS", "Extractor", "extractor"]
+__all__ = ["Extractor", "extractor"]
 
-INCEPTIONS = ("inception", "inception-pytorch")
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 )
@@ -81,12 +81,11 @@ def extractor(
 
     Raises `ValueError` on an unknown name, or where the weights are missing or not those expected.
     """
+    check_extractor(name)
     if name in INCEPTIONS:
         if input_size is not None:
             raise ValueError(f"input_size={input_size}: {name} sees 299 x 299 pixels always; drop the argument")
         return _inception(name, weights, random_init)
-    if name != "lite0" and not name.startswith(("timm:", "open_clip:")):
-        raise ValueError(f"name={name!r}: expected {', '.join(INCEPTIONS)}, lite0, timm:MODEL or open_clip:NAME/TAG")
     tower = build_tower(TowerConfig(name=name, input_size=input_size), weights=weights, random_init=random_init)
     label = "Lite0" if name == "lite0" else name
     label += f" at {input_size} px" if input_size is not None else ""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.hub_mixin import HubMixin
+from tokenizers_mm.networks import check_tower
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers.clip_network import ClipNetwork, clip_tower
 from tokenizers_mm.towers.frozen import freeze
@@ -67,9 +68,7 @@ class TowerConfig:
 
     def __post_init__(self) -> None:
         """Refuse names of no library and sizes below one pixel."""
-        library, _, model = self.name.partition(":")
-        if library not in _BUILD or bool(model) == (library == "lite0"):
-            raise ValueError(f"name={self.name!r}: expected timm:MODEL, open_clip:MODEL/PRETRAINED or lite0")
+        check_tower(self.name)
         for name in ("image_size", "input_size"):
             size = _sides(getattr(self, name))
             if size is not None and min(size) < 1:

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tokenizers_mm.losses.perceptual import LITE0_SHA256, LPIPS_BACKBONES, Perceptual, feature_distance, perceptual
+from tokenizers_mm.losses.perceptual import LITE0_SHA256, Perceptual, feature_distance, perceptual
+from tokenizers_mm.networks import LPIPS_BACKBONES
 
 
 @pytest.fixture(scope="module")
