@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from recipes.arguments import Device, TokenizerName, chosen_device
 from recipes.compare.command import compare
-from recipes.run_folder import resolve
+from recipes.generator_commands import caption, sample
 
 app = typer.Typer(
     help="Image tokenizers and the backbones that consume them: train, measure, store, sample.",
@@ -22,9 +23,6 @@ app = typer.Typer(
 )
 console = Console()
 
-TokenizerSource = Annotated[
-    str, typer.Argument(help="Run folder, tokenizer folder, public weights file, diffusers folder or hub repository.")
-]
 ImageFolderPath = Annotated[Path, typer.Argument(help="Folder of jpg, png or webp files; searched recursively.")]
 Size = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
@@ -85,7 +83,7 @@ def train(
 
 @app.command("eval")
 def evaluate_command(
-    tokenizer: TokenizerSource,
+    tokenizer: TokenizerName,
     images: Annotated[str, typer.Argument(help="Image folder, or held-out photos, emoji or fashion-mnist.")],
     size: Size = None,
     preset: Annotated[
@@ -109,6 +107,7 @@ def evaluate_command(
     speed: Annotated[bool, typer.Option("--speed", help="Images per second and peak memory.")] = False,
     domain: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, measured apart (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
+    device: Device = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
     """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL; and more."""
@@ -128,7 +127,7 @@ def evaluate_command(
         domains=named_folders(domain or []),
     )
     result = evaluate_images(
-        resolve(Path(tokenizer), "tokenizer"),
+        tokenizer,
         images,
         size=size,
         perceptual_name=perceptual,
@@ -136,8 +135,9 @@ def evaluate_command(
         limit=limit,
         preset_name=preset,
         extras=extras,
+        device=chosen_device(device),
     )
-    for title, part in {str(tokenizer): result, **result.domains}.items():
+    for title, part in {tokenizer: result, **result.domains}.items():
         console.print(part.table(title))
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def evaluate_command(
 
 @app.command()
 def encode(
-    tokenizer: TokenizerSource,
+    tokenizer: TokenizerName,
     images: ImageFolderPath,
     out: Annotated[Path, typer.Option(help="Token store to write, or to finish.")],
     size: Size = None,
@@ -160,6 +160,7 @@ def encode(
         ),
     ] = "auto",
     max_quarantined: MaxQuarantined = 0.1,
+    device: Device = "auto",
 ) -> None:
     """Encode an image folder into a token store; bad images are listed, a second run adds what is missing.
 
@@ -169,14 +170,15 @@ def encode(
 
     Exit status 3: the store is written, but too many images are quarantined.
     """
-    from tokenizers_mm import load
+    from recipes.tokenizer_source import open_tokenizer
     from tokenizers_mm.data.encode import encode_folder
     from tokenizers_mm.data.unreadable import check_share
     from tokenizers_mm.paths import local_path
 
     local_path(out, "--out")  # both before anything is loaded
     check_share("--max-quarantined", max_quarantined)
-    model = load(resolve(Path(tokenizer), "tokenizer"))
+    place = chosen_device(device)
+    model = open_tokenizer(tokenizer)
     with Progress(console=console) as progress:
         task = progress.add_task("encode")
         report = encode_folder(
@@ -187,6 +189,7 @@ def encode(
             captions=captions,
             batch_size=batch_size,
             shard_size=shard_size,
+            device=place,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     earlier = report.refused.count - report.quarantined
@@ -256,27 +259,6 @@ def verify(store: Annotated[Path, typer.Argument(help="Token store.")], max_quar
 
 
 @app.command()
-def sample(
-    generator: Annotated[Path, typer.Argument(help="Run folder, or the generator folder inside it.")],
-    tokenizer: TokenizerSource,
-    captions: Annotated[list[str], typer.Argument(help="One image is drawn per caption (or per class number).")],
-    out: Annotated[Path, typer.Option(help="PNG to write: the images side by side.")],
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = 2.0,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-) -> None:
-    """Draw images for captions."""
-    from recipes.sample import sample_images, save_strip
-    from tokenizers_mm.paths import local_path
-
-    local_path(out, "--out")  # before anything is drawn
-    images = sample_images(
-        resolve(generator, "generator"), resolve(Path(tokenizer), "tokenizer"), captions, guidance=guidance, seed=seed
-    )
-    save_strip(images, out)
-    print(f"wrote {out}")
-
-
-@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="emoji, fashion-mnist, photos, shapes or words.")],
     out: Annotated[Path, typer.Option(help="Image folder to write.")],
@@ -304,7 +286,8 @@ def demo(
     print(f"open {run_demo(local_path(out, '--out'), quick=quick)}")
 
 
-app.command()(compare)
+for command in (sample, caption, compare):
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from recipes.tokenizer_source import names_an_object, open_tokenizer
 from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
-from tokenizers_mm.checkpoints.kinds import Model
+from tokenizers_mm.checkpoints.kinds import Model, kind_of
 from tokenizers_mm.config import ConfigError, override
 from tokenizers_mm.paths import local_path
 
@@ -17,12 +18,13 @@ LAYOUTS = ("tokenizers-mm", "diffusers")
 def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assign: list[str], **given: Any) -> str:
     """Read `source`, write it to `out`, and say in words what it was.
 
+    source  anything `load` takes, or `module:attribute` that names a tokenizer of one of our kinds
     assign  `path.to.key=value` options of the tokenizer; given  the other arguments of `load`
     """
     if to not in LAYOUTS:
         raise ConfigError(f"--to {to}: expected one of {', '.join(LAYOUTS)}")
     local_path(out, "out")  # before anything is downloaded
-    tokenizer = load(source, config=override({}, assign), **given)
+    tokenizer = _opened(source, assign, given)
     if to == "diffusers":
         if not isinstance(tokenizer, Autoencoder):
             raise ConfigError(f"--to diffusers: {source} is a {type(tokenizer).__name__}, which has no layout there")
@@ -30,6 +32,18 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
     else:
         save(tokenizer, out, card=True)
     return f"{describe(tokenizer)}\nwrote {out}"
+
+
+def _opened(source: str, assign: list[str], given: dict[str, Any]) -> Model:
+    if not names_an_object(source):
+        return load(source, config=override({}, assign), **given)
+    told = [*(f"--{name} {value}" for name, value in given.items() if value is not None), *assign]
+    if told:
+        raise ConfigError(f"{told[0]}: {source} is made already; such options are for files of weights")
+    tokenizer: Any = open_tokenizer(source)
+    kind_of(tokenizer)  # refuses what cannot be written
+    ours: Model = tokenizer
+    return ours
 
 
 def describe(tokenizer: Model) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from recipes.arguments import Device, chosen_device
+
 __all__ = ["compare"]
 
 
@@ -32,7 +34,7 @@ def compare(
     probe_limit: Annotated[int, typer.Option(min=1, help="Use so many labelled images of each part.")] = 4000,
     pictures: Annotated[int, typer.Option(min=1, help="Show so many images.")] = 8,
     speed: Annotated[bool, typer.Option(help="Measure speed and memory, a process for each tokenizer.")] = True,
-    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
     from recipes.compare.measure import Settings, compare_tokenizers
@@ -51,7 +53,7 @@ def compare(
         probe_limit=probe_limit,
         speed=speed,
         pictures=pictures,
-        device=device,
+        device=str(chosen_device(device)),
     )
     local_path(out, "--out")  # before anything is measured
     comparison = compare_tokenizers(tokenizers, settings, names=name or [], progress=print)

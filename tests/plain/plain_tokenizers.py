@@ -69,6 +69,14 @@ def make_nothing():
     return None
 
 
+def autoencoder():
+    from tokenizers_mm import AutoencoderConfig, build_autoencoder
+    from tokenizers_mm.nets.conv import ConvConfig
+
+    net = ConvConfig(channels=4, groups=2, multipliers=(1,), blocks=1, patch=4)
+    return build_autoencoder(AutoencoderConfig(image_size=(32, 32), net=net, bottleneck={"kind": "fsq"}))
+
+
 def needs(side):
     return Pool(side)
 

@@ -34,8 +34,8 @@ def settings(*assignments):
 
 def test_every_command_is_known():
     assert set(COMMANDS) == {
-        "recipes", "train", "eval", "encode", "convert", "families", "verify", "sample", "data", "demo",
-        "compare",
+        "recipes", "train", "eval", "encode", "convert", "families", "verify", "sample", "caption", "data",
+        "demo", "compare",
     }  # fmt: skip
     listing = tmm("--help")
     assert all(f" {name} " in listing for name in COMMANDS)
@@ -172,6 +172,10 @@ MISTAKES = [
     ("encode r/vae r/shapes --out r/tokens_fsq", "r/tokens_fsq: the store has tokenizer fingerprint "),
     ("sample r/ar r/vae caption --out n/x.png", "r/ar/generator draws tokens of "),
     ("sample r/fsq r/fsq caption --out n/x.png", "r/fsq: not a saved generator"),
+    ("caption r/flow r/vae r/shapes", "r/flow writes no captions: it draws images only; use an autoregressive one"),
+    ("caption r/ar r/fsq n", "n: found an empty folder, no images"),
+    ("eval no.module:Codec r/shapes", "no.module:Codec: there is no module 'no' in the current folder "),
+    ("encode r/fsq r/shapes --out n/t --device cuda:99", "device 'cuda:99': expected auto, cpu, cuda or cuda:N; "),
     ("eval r/fsq n/nowhere", "n/nowhere: does not exist; give a folder of images"),
     ("train shapes --out n/r", "recipe 'shapes': no such file, and not one of "),
     ("train shapes_fsq --out r/fsq", "r/fsq holds a run already: resume it, or choose another folder"),
@@ -190,6 +194,7 @@ def test_a_mistake_is_one_line_on_stderr(command, message, chain, tmp_path, monk
     (tmp_path / "n").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["tmm", *command.split()])
+    monkeypatch.setattr(sys, "path", list(sys.path))  # names of objects add the current folder
     with pytest.raises(SystemExit) as end:
         cli.main()
     out, err = capsys.readouterr()

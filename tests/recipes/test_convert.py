@@ -110,3 +110,17 @@ def test_families_are_listed():
     assert all(row.name in listing for row in FAMILIES)
     assert "Chameleon Research License" in licences
     assert "https://arxiv.org/abs/2012.09841" in licences
+
+
+def test_an_object_of_ours_is_written_and_no_other(plain, tmp_path):
+    said = tmm("convert", "plain_tokenizers:autoencoder", "--out", tmp_path / "ours")
+    assert "becomes 64 positions" in said
+    assert load(tmp_path / "ours").spec == plain.autoencoder().spec
+    for arguments, message in (
+        (["plain_tokenizers:Pool"], "Pool: only tokenizers of the kinds autoencoder, tower, fused can be saved"),
+        (["plain_tokenizers:Pool", "--to", "diffusers"], "Pool: only tokenizers of the kinds"),
+        (["plain_tokenizers:autoencoder", "--family", "sd"], "--family sd: plain_tokenizers:autoencoder is made alr"),
+        (["plain_tokenizers:autoencoder", "--set", "dtype=x"], "dtype=x: plain_tokenizers:autoencoder is made already"),
+    ):
+        assert tmm("convert", *arguments, "--out", tmp_path / "no", status=1).startswith(message)
+    assert not (tmp_path / "no").exists()
