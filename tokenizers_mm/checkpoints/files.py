@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from tokenizers_mm.checkpoints import stand_ins
 from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.source import WEIGHTS
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # How diffusers and transformers call a folder's one model, best first.
 _SAFETENSORS_NAMES: tuple[str, ...] = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 _PICKLE_NAMES: tuple[str, ...] = ("diffusion_pytorch_model.bin", "pytorch_model.bin")

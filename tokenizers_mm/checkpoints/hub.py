@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, ModelInfo, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -20,10 +20,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported by name
 
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.files import WEIGHTS
+from tokenizers_mm.checkpoints.source import INNER_FOLDERS, WEIGHTS
 
-# Where diffusers' pipelines keep their tokenizer.
-INNER_FOLDERS = ("vae", "vqvae", "movq")
 _TIMEOUT = 20  # seconds for the answer about a repository
 
 
@@ -44,6 +42,14 @@ def is_repo_id(text: str) -> bool:
     return not text.endswith((*WEIGHTS, ".json")) and not Path(text).exists()
 
 
+def check(repo_id: str, revision: str | None = None) -> None:
+    """Ask for a repository, and raise the `CheckpointError` of `download` where there is none or nobody can tell."""
+    try:
+        _ask(repo_id, revision)
+    except Exception as error:  # which errors a broken connection raises depends on the hub client's HTTP library
+        _cached(repo_id, revision, [], error)
+
+
 def download(repo_id: str, revision: str | None = None, *, patterns: Sequence[str] | None = None) -> Downloaded:
     """Bring the JSON and weights files of a repository into the hub's local cache, and say which commit they are.
 
@@ -54,26 +60,27 @@ def download(repo_id: str, revision: str | None = None, *, patterns: Sequence[st
     serves.
     Raises `CheckpointError` naming repository, revision, finding and remedy.
     """
-    where = f"{repo_id} (revision {revision or 'main'})"
     names: list[str] = []
     try:
-        validate_repo_id(repo_id)
-        info = HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT)
+        info = _ask(repo_id, revision)
         names = _choose((sibling.rfilename for sibling in info.siblings or ()), patterns)
         if not any(name.endswith(WEIGHTS) for name in names):
+            where = f" under {list(patterns)}" if patterns else ""
             raise CheckpointError(
-                f"{where}: no weights{f' under {list(patterns)}' if patterns else ''}; expected a file ending in "
+                f"{repo_id} (revision {revision or 'main'}): no weights{where}; expected a file ending in "
                 f"{', '.join(WEIGHTS)}; name another repository, revision or pattern"
             )
         folder = snapshot_download(repo_id, revision=info.sha, allow_patterns=[glob.escape(name) for name in names])
         return Downloaded(folder=Path(folder), commit=str(info.sha))
     except CheckpointError:
         raise
-    except Exception as error:  # which errors a broken connection raises depends on the hub client's HTTP library
-        refused = _refusal(where, error)
-        if refused:
-            raise CheckpointError(refused) from error
+    except Exception as error:  # as above
         return _cached(repo_id, revision, names, error)
+
+
+def _ask(repo_id: str, revision: str | None) -> ModelInfo:
+    validate_repo_id(repo_id)
+    return HfApi().model_info(repo_id, revision=revision, timeout=_TIMEOUT)
 
 
 def _choose(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
@@ -132,9 +139,13 @@ def _cached(repo_id: str, revision: str | None, names: list[str], error: Excepti
 
     `names` are the files that are needed, where the hub still told; else there must be weights.
     """
+    where = f"{repo_id} (revision {revision or 'main'})"
+    refused = _refusal(where, error)
+    if refused:
+        raise CheckpointError(refused) from error
     offline = isinstance(error, OfflineModeIsEnabled)
     what = "HF_HUB_OFFLINE is set" if offline else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    failed = f"{repo_id} (revision {revision or 'main'}): cannot be downloaded ({what})"
+    failed = f"{where}: cannot be downloaded ({what}), and there is no such local path"
     remedy = f"{'unset HF_HUB_OFFLINE' if offline else 'check the connection'}, or `hf download {repo_id}` beforehand"
     try:
         # no patterns: the client would miss the pickles that were left out beside safetensors

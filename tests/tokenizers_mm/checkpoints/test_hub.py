@@ -209,6 +209,21 @@ def test_a_download_that_breaks_off_does_not_pass_for_whole(cache, monkeypatch):
     assert hub.download("org/vae").commit == COMMIT
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_check_asks_and_downloads_nothing(cache, downloads, monkeypatch, fails):
+    """It takes what `download` takes: what the hub has, or where nobody answers, the cache; and refuses the rest."""
+    asked = online(monkeypatch, FILES, error=HTTP.ConnectError("unreachable") if fails else None)
+    hub.check("org/vae", "v1")
+    assert asked == [("org/vae", "v1")]
+    assert not any(names for _, names in downloads)
+    if not fails:
+        return
+    with pytest.raises(CheckpointError) as error:
+        hub.check("org/other")
+    assert str(error.value) == refusal("org/other")
+    assert "cannot be downloaded (ConnectError: unreachable), and there is no such local path" in str(error.value)
+
+
 # Names
 
 
