@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from recipes.arguments import Device, TokenizerName, chosen_device
+from recipes.arguments import Device, MaxUnreadable, TokenizerName, chosen_device
 from recipes.compare.command import compare
 from recipes.generator_commands import caption, sample
+from recipes.train_command import train
 
 app = typer.Typer(
     help="Image tokenizers and the backbones that consume them: train, measure, store, sample.",
@@ -56,29 +57,7 @@ def recipes() -> None:
         print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
 
 
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one (see `tmm recipes`).")],
-    out: Annotated[Path, typer.Option(help="Run folder: result, history, pictures, checkpoints.")],
-    assign: Annotated[list[str] | None, typer.Option("--set", help="Override: path.to.key=value (repeatable).")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
-    start: Annotated[
-        str | None, typer.Option("--from", help="Fine-tune this tokenizer instead of building the recipe's model.")
-    ] = None,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="Leave this as it is: encoder, decoder or semantic (repeatable).")
-    ] = None,
-) -> None:
-    """Train a tokenizer or a generator. Several processes: `accelerate launch -m recipes.cli train ...`."""
-    from recipes.recipe import load_recipe
-    from recipes.train import run
-
-    given = list(assign or [])
-    if start is not None:
-        given += ["model=null", f"start={start}"]
-    if freeze:
-        given.append(f"freeze=[{', '.join(freeze)}]")
-    print(f"saved {run(load_recipe(recipe, given), out, resume=resume)}")
+app.command()(train)
 
 
 @app.command("eval")
@@ -107,12 +86,16 @@ def evaluate_command(
     speed: Annotated[bool, typer.Option("--speed", help="Images per second and peak memory.")] = False,
     domain: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, measured apart (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
+    max_unreadable: MaxUnreadable = 0.1,
     device: Device = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
     """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL; and more."""
     from recipes.evaluate import Extras, evaluate_images, named_folders
+    from tokenizers_mm.paths import local_path
 
+    if json_file:
+        local_path(json_file, "--json")  # before anything is measured
     extras = Extras(
         frechet=fd,
         frechet_size=fd_size,
@@ -135,6 +118,7 @@ def evaluate_command(
         limit=limit,
         preset_name=preset,
         extras=extras,
+        max_unreadable=max_unreadable,
         device=chosen_device(device),
     )
     for title, part in {tokenizer: result, **result.domains}.items():
@@ -247,11 +231,12 @@ def verify(store: Annotated[Path, typer.Argument(help="Token store.")], max_quar
 
     report = verify_store(store)
     complaint = report.refused.complaint(max_quarantined)
-    verdict = f"{len(report.problems)} problems" if not report.ok else "incomplete" if complaint else "whole"
+    whole = "whole, but too many are quarantined" if complaint else "whole"
     print(
         *report.problems,
         f"{report.shards} shards, {report.encoded} of {report.refused.inputs} images encoded, "
-        f"{report.quarantined} quarantined: {verdict}",
+        f"{report.quarantined} quarantined: "
+        f"{whole if report.ok else f'{len(report.problems)} problems'}",
         *complaint,
         sep="\n",
     )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recipes.effective_bits import effective_bits
-from recipes.image_sets import ImageSet, image_set, probe_data
+from recipes.image_sets import ImageSet, LeftOut, image_set, probe_data
 from recipes.tokenizer_source import TokenizerSource, open_tokenizer
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data.images import Preprocess, to_tensor
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE
 from tokenizers_mm.device import choose_device
 from tokenizers_mm.losses.perceptual import Perceptual, perceptual
 from tokenizers_mm.measure.evaluate import Evaluation, evaluate
@@ -22,10 +26,13 @@ from tokenizers_mm.measure.extractors import extractor
 from tokenizers_mm.measure.presets import Preset, preset
 from tokenizers_mm.measure.probing import probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.measure.protocol import Measurement
+from tokenizers_mm.measure.reconstruction import SSIM_WINDOW
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
 from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
-__all__ = ["Extras", "evaluate_images", "named_folders"]
+__all__ = ["Extras", "evaluate_images", "named_folders", "preparation"]
+
+Pixels = NDArray[np.uint8]
 
 _TEACHER_IMAGES, _BITS_IMAGES = 512, 4000
 _BATCH_PIXELS = 2**18
@@ -62,7 +69,7 @@ class Extras:
 
 def evaluate_images(
     tokenizer: TokenizerSource,
-    images: str,
+    images: str | Path,
     *,
     size: int | None = None,
     perceptual_name: str = "none",
@@ -70,6 +77,8 @@ def evaluate_images(
     limit: int | None = None,
     preset_name: str = "default",
     extras: Extras | None = None,
+    max_unreadable: float = ALLOWED_SHARE,
+    warn: Callable[[str], None] = warnings.warn,
     device: str | torch.device = "auto",
 ) -> Evaluation:
     """Measure a tokenizer on images: reconstruction, information, and what `extras` ask for.
@@ -83,25 +92,29 @@ def evaluate_images(
     limit   use only the first so many images
     preset_name  whose conventions to follow: default, adm, torch-fidelity, seed, bsq-vit
     extras  more to measure; the domains are measured like `images` and stand in `Evaluation.domains`
+    max_unreadable  share of the images of any folder that may be unreadable; they are left out, and the result says
+                    so: `Evaluation.left_out`
+    warn    is told of the first of those, and how many they are
     device  auto (CUDA where there is one), cpu, cuda or cuda:N
 
     `Evaluation["PSNR"].value` is a figure, `.to_json()` all of them with their protocols. Raises `ValueError` for
     images that are not there or that the tokenizer cannot take, for names that mean nothing, and what
-    `open_tokenizer` raises.
+    `open_tokenizer` raises; `TooManyUnreadable` above that share.
     """
+    left_out = LeftOut(max_unreadable, warn)
     extras, how, device = extras or Extras(), preset(preset_name), choose_device(device)
     model = on_device(open_tokenizer(tokenizer), device)
-    run = _Run(model, how, size or only_side(model), limit, device)
-    chosen = image_set(images)
+    run = _Run(model, how, size or only_side(model), limit, device, left_out)
+    chosen = image_set(str(images))
     network = _perceptual(perceptual_name, perceptual_weights, device)
     frechet = None if extras.frechet is None else _extractor(extras, how).to(device)
     others = chosen.others() if extras.train is None else image_set(extras.train, "train")
 
-    def measured(images: ImageSet, others: ImageSet | None) -> Evaluation:
-        more = run.batches(others) if frechet is not None and others is not None else ()
+    def measured(images: ImageSet, others: ImageSet | None, purpose: str) -> Evaluation:
+        more = run.batches(others, "train") if frechet is not None and others is not None else ()
         return evaluate(
             model,
-            run.batches(images),
+            run.batches(images, purpose),
             protocol=how.protocol(images.title, run.size),
             perceptual=network,
             extractor=frechet,
@@ -111,8 +124,14 @@ def evaluate_images(
             device=device,
         )
 
-    result = measured(chosen, others).plus(run.extra_figures(chosen, others, extras))
-    domains = {name: measured(image_set(folder), None) for name, folder in extras.domains.items()}
+    result = measured(chosen, others, "images").plus(run.extra_figures(chosen, others, extras))
+    result = replace(result, left_out=left_out.errors())
+    domains = {}
+    for name, folder in extras.domains.items():
+        domain = measured(image_set(folder), None, f"domain {name}")
+        errors = left_out.errors().get(f"domain {name}")
+        domains[name] = replace(domain, left_out={"images": errors} if errors else {})
+    left_out.end()
     return replace(result, domains=domains)
 
 
@@ -120,17 +139,25 @@ class _Run:
     """One tokenizer and how it gets its images."""
 
     def __init__(
-        self, model: Tokenizer, how: Preset, size: int | None, limit: int | None, device: torch.device
+        self,
+        model: Tokenizer,
+        how: Preset,
+        size: int | None,
+        limit: int | None,
+        device: torch.device,
+        left_out: LeftOut,
     ) -> None:
         self.model, self.how, self.size, self.limit, self.device = model, how, size, limit, device
+        self.prepare, self.left_out = preparation(how, size), left_out
         if size is not None:
             Preprocess(size, downsampling_of(model))  # refuses sizes the tokenizer cannot take
 
-    def batches(self, images: ImageSet, limit: int | None = None) -> Iterator[Tensor]:
+    def batches(self, images: ImageSet, purpose: str, limit: int | None = None) -> Iterator[Tensor]:
         """Batches of neighbours of one size; native sizes differ."""
         waiting: list[Tensor] = []
-        for pixels in images.pixels(self.side, limit or self.limit):
-            image_CHW = to_tensor(pixels if self.size is None else self.how(pixels, self.size))
+        ledger = self.left_out.ledger(purpose)
+        for pixels in images.pixels(self.side, limit or self.limit, prepare=self.prepare, ledger=ledger):
+            image_CHW = to_tensor(pixels)
             if waiting and (image_CHW.shape != waiting[0].shape or len(waiting) == _batch_size(waiting[0])):
                 yield torch.stack(waiting)
                 waiting = []
@@ -149,22 +176,37 @@ class _Run:
         if extras.effective_bits:
             if others is None:
                 raise ValueError(f"effective bits: {images.title} has no training part; give one with --train")
-            train, test = (self.batches(part, self.limit or _BITS_IMAGES) for part in (others, images))
+            parts = {"train": others, "images": images}
+            train, test = (self.batches(part, name, self.limit or _BITS_IMAGES) for name, part in parts.items())
             yield from effective_bits(self.model, train, test, device=device).measurements(protocol)
         if extras.teacher is not None:
             teacher = build_tower(TowerConfig(name=extras.teacher)).to(device)
-            few = list(self.batches(images, self.limit or _TEACHER_IMAGES))
+            few = list(self.batches(images, "images", self.limit or _TEACHER_IMAGES))
             yield from teacher_figures(self.model, teacher, few, protocol, device)
         if extras.probe is not None:
-            data = probe_data(extras.probe, self.side, extras.probe_limit)
+            data = probe_data(extras.probe, self.side, extras.probe_limit, self.left_out.ledger("probe"))
             yield from probe_figures(self.model, data, self._as_labelled(data.name), device)
         if extras.zero_shot is not None:
-            data = probe_data(extras.zero_shot, self.side, extras.probe_limit)
+            data = probe_data(extras.zero_shot, self.side, extras.probe_limit, self.left_out.ledger("zero-shot"))
             yield from zero_shot_figures(self.model, data, self._as_labelled(data.name), device=device)
 
     def _as_labelled(self, name: str) -> Any:
         """Labelled images are prepared by the default's rules whatever the preset."""
         return preset("default").protocol(name, self.side)
+
+
+def preparation(how: Preset, size: int | None) -> Callable[[Pixels], Pixels]:
+    """What is done to a decoded image (uint8 [H, W, 3]) before it is measured; `ValueError` on one too small for it."""
+
+    def prepare(pixels: Pixels) -> Pixels:
+        if size is not None:
+            return how(pixels, size)
+        least = SSIM_WINDOW[how.ssim]
+        if min(pixels.shape[:2]) < least:
+            raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} pixels: SSIM needs {least} a side; set a size")
+        return pixels
+
+    return prepare
 
 
 def _batch_size(image_CHW: Tensor) -> int:

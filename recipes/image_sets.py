@@ -1,11 +1,14 @@
 """The images a tokenizer can be measured on, by name: photos, emoji, fashion-mnist, or any folder.
 
+Images of a folder that cannot be read are left out, up to a share: `LeftOut` counts and names them.
+
 emoji and fashion-mnist have a training and a held-out part: `emoji` means the held-out images where reconstructions
 are measured, `emoji:train` the others.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,17 +20,69 @@ from numpy.typing import NDArray
 from tokenizers_mm.data.annotated import labelled_folder
 from tokenizers_mm.data.emoji import emoji
 from tokenizers_mm.data.fashion import fashion_mnist
-from tokenizers_mm.data.images import decode, find_images
+from tokenizers_mm.data.images import ImageError, find_images, read_image
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.photos import heldout_photos, training_photos
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable, check_share
 from tokenizers_mm.measure.probing import ProbeData
 
-__all__ = ["ImageSet", "image_set", "probe_data"]
+__all__ = ["ImageSet", "LeftOut", "image_set", "probe_data"]
 
 Pixels = NDArray[np.uint8]
 
 _LABELLED: dict[str, Callable[..., Labelled]] = {"emoji": emoji, "fashion-mnist": fashion_mnist}
 _PHOTOS = {"test": heldout_photos, "train": training_photos}
+_NAMED = 3
+
+
+class LeftOut:
+    """Images of one measurement that could not be read, by what they were for: images, train, probe, ...
+
+    allowed  share of the images of every folder that may be left out
+    warn     is called with a line for each of the first of every folder, and by `end` with how many there were
+    """
+
+    def __init__(self, allowed: float = ALLOWED_SHARE, warn: Callable[[str], None] = warnings.warn) -> None:
+        check_share("max_unreadable", allowed)
+        self.allowed, self.warn = allowed, warn
+        self._ledgers: dict[tuple[str, str], Unreadable] = {}
+        self._said: set[str] = set()
+
+    def ledger(self, purpose: str) -> Callable[[str | Path, int], Unreadable]:
+        """From a folder and its number of images to their ledger: the same one whenever they are read again."""
+
+        def make(where: str | Path, total: int) -> Unreadable:
+            key, first = (purpose, str(where)), iter(range(_NAMED))
+
+            def report(error: ImageError) -> None:
+                if next(first, None) is not None:
+                    self._say(f"{error}; left out")
+
+            if key not in self._ledgers:
+                remedy = "repair or remove them, or allow more (--max-unreadable)"
+                self._ledgers[key] = Unreadable(where, total, self.allowed, report=report, remedy=remedy)
+            return self._ledgers[key]
+
+        return make
+
+    def end(self) -> None:
+        """Say how many were left out, where not all of them were named."""
+        for ledger in self._ledgers.values():
+            if len(ledger) > _NAMED:
+                self._say(f"{ledger.where}: {len(ledger)} of {ledger.total} images cannot be read and are left out")
+
+    def errors(self) -> dict[str, tuple[str, ...]]:
+        """What was wrong with each image, by purpose; those for which none was left out are missing."""
+        found: dict[str, tuple[str, ...]] = {}
+        for (purpose, _), ledger in self._ledgers.items():
+            if ledger.errors:
+                found[purpose] = (*found.get(purpose, ()), *map(str, ledger.errors.values()))
+        return found
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.warn(text)
 
 
 @dataclass(frozen=True)
@@ -48,18 +103,36 @@ class ImageSet:
         """The training part, where the set has one and this is not it."""
         return ImageSet(self.images, "train") if self.split == "test" else None
 
-    def pixels(self, size: int, limit: int | None = None) -> Iterator[Pixels]:
-        """Uint8 [H, W, 3]; `size` is that of sets that are drawn or padded to a size."""
-        yield from islice(self._all(size), limit)
+    def pixels(
+        self,
+        size: int,
+        limit: int | None = None,
+        *,
+        prepare: Callable[[Pixels], Pixels] = lambda pixels: pixels,
+        ledger: Callable[[str | Path, int], Unreadable] | None = None,
+    ) -> Iterator[Pixels]:
+        """Uint8 [H, W, 3], each as `prepare` makes it.
 
-    def _all(self, size: int) -> Iterator[Pixels]:
+        size    of sets that are drawn or padded to a size;  limit  only the first so many
+        ledger  from a folder and its number of images to what counts those that cannot be read; none: all must be
+
+        Raises `TooManyUnreadable`, and `ValueError` where there is no such folder.
+        """
         if self.images == "photos":
-            yield from _PHOTOS[self.split]().values()
+            yield from map(prepare, islice(_PHOTOS[self.split]().values(), limit))
         elif self.images in _LABELLED:
-            yield from _LABELLED[self.images](self.split, size).images_NHWC
+            yield from map(prepare, _LABELLED[self.images](self.split, size).images_NHWC[:limit])
         else:
-            for path in find_images(Path(self.images)):
-                yield decode(path)
+            files = find_images(self.images)[:limit]
+            unreadable = Unreadable(self.images, len(files), 0.0) if ledger is None else ledger(self.images, len(files))
+            for file in files:
+                try:
+                    image = read_image(file, prepare)
+                except ImageError as error:
+                    unreadable.add(file.relative_to(self.images).as_posix(), error)
+                else:
+                    yield image
+            unreadable.require_one()
 
 
 def image_set(name: str, split: str = "test") -> ImageSet:
@@ -74,13 +147,19 @@ def image_set(name: str, split: str = "test") -> ImageSet:
     return ImageSet(base, part)
 
 
-def probe_data(name: str, size: int, limit: int | None = None) -> ProbeData:
+def probe_data(
+    name: str,
+    size: int,
+    limit: int | None = None,
+    ledger: Callable[[str | Path, int], Unreadable] | None = None,
+) -> ProbeData:
     """Labelled images to probe on.
 
-    name   emoji (5 folds over all, near-duplicates together; emoji:test for the held-out ones alone), fashion-mnist
-           (trained on its training part, tested on the other), or a folder with labels (5 folds), or one with labelled
-           folders train/ and test/ in it
-    limit  use so many images of each part, evenly spread
+    name    emoji (5 folds over all, near-duplicates together; emoji:test for the held-out ones alone), fashion-mnist
+            (trained on its training part, tested on the other), or a folder with labels (5 folds), or one with labelled
+            folders train/ and test/ in it
+    limit   use so many images of each part, evenly spread
+    ledger  see `ImageSet.pixels`
     """
     if name.partition(":")[0] == "emoji":
         chosen = image_set(name, "all")
@@ -89,12 +168,16 @@ def probe_data(name: str, size: int, limit: int | None = None) -> ProbeData:
         train, test = (_spread(_LABELLED[name](part, size), limit) for part in ("train", "test"))
         return ProbeData(name="fashion-mnist, test", train=train, test=test)
     root = Path(name)
+
+    def folder(path: Path) -> Labelled:
+        return _spread(labelled_folder(path, size, ledger=ledger), limit)
+
     if (root / "train").is_dir() and (root / "test").is_dir():
-        parts = [_spread(labelled_folder(root / part, size), limit) for part in ("train", "test")]
+        parts = [folder(root / part) for part in ("train", "test")]
         if parts[0].classes != parts[1].classes:
             raise ValueError(f"{root}: train/ and test/ have other classes: {parts[0].classes} and {parts[1].classes}")
         return ProbeData(name=f"{root.name}, test", train=parts[0], test=parts[1])
-    return ProbeData(name=root.name, train=_spread(labelled_folder(root, size), limit))
+    return ProbeData(name=root.name, train=folder(root))
 
 
 def _spread(data: Labelled, limit: int | None) -> Labelled:

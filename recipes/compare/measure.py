@@ -19,13 +19,14 @@ import torch
 
 from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
 from recipes.compare.contestants import Contestant, common_size, introduce, open_model, text_of, unique_names
-from recipes.evaluate import Extras, evaluate_images
-from recipes.image_sets import image_set
+from recipes.evaluate import Extras, evaluate_images, preparation
+from recipes.image_sets import LeftOut, image_set
 from recipes.page.picture import Pixels
 from recipes.tokenizer_source import TokenizerSource
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data.images import find_images, pad_to_multiple, to_tensor, to_uint8, unpad
 from tokenizers_mm.data.notes import read_notes
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE, check_share
 from tokenizers_mm.device import choose_device
 from tokenizers_mm.measure.codecs import Codec
 from tokenizers_mm.measure.evaluate import Evaluation
@@ -47,6 +48,7 @@ class Settings:
     images      an image folder, or photos, emoji, fashion-mnist: their held-out parts
     size        side of the images; None: that of `common_size`
     limit       use the first so many images
+    max_unreadable  share of the images of any folder that may be unreadable
     preset      whose conventions to follow, see `measure.presets`
     perceptual  a perceptual distance, or none;  perceptual_weights  file with its weights, None: in their usual place
     frechet     extractor of a Frechet distance, or None
@@ -60,6 +62,7 @@ class Settings:
     images: str
     size: int | None = None
     limit: int | None = None
+    max_unreadable: float = ALLOWED_SHARE
     preset: str = "default"
     perceptual: str = "none"
     perceptual_weights: str | None = None
@@ -71,11 +74,12 @@ class Settings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse counts below one."""
+        """Refuse counts below one, and what is no share."""
         for name in ("size", "limit", "probe_limit", "pictures"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
+        check_share("max_unreadable", self.max_unreadable)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,6 +222,8 @@ def _measured(
         limit=settings.limit,
         preset_name=settings.preset,
         extras=extras,
+        max_unreadable=settings.max_unreadable,
+        warn=lambda _: None,  # they were named when the images were first read
         device=settings.device,
     )
     pictures = () if contestant.encode_only else _reconstructed(model, originals, settings.device)
@@ -239,13 +245,15 @@ def _reconstructed(model: Tokenizer, originals: Sequence[Pixels], device: str) -
 def _sample(settings: Settings, contestants: Sequence[Contestant]) -> list[Pixels]:
     """The images, or as many of them, evenly spread, as codecs write in reasonable time."""
     side = settings.size or contestants[0].spec.image_size[0]
-    every = image_set(settings.images).pixels(side, settings.limit)
-    how = preset(settings.preset)
-    sized = (pixels if settings.size is None else how(pixels, settings.size) for pixels in every)
-    first = next(sized, None)
+    left_out = LeftOut(settings.max_unreadable)  # names the images that none of the tokenizers will be given
+    how, ledger = preparation(preset(settings.preset), settings.size), left_out.ledger("images")
+    every = image_set(settings.images).pixels(side, settings.limit, prepare=how, ledger=ledger)
+    first = next(every, None)
     if first is None:
         raise ValueError(f"{settings.images}: there is nothing to measure")
-    return evenly(chain([first], sized), max(2, _CODEC_PIXELS // first[..., 0].size))
+    sample = evenly(chain([first], every), max(2, _CODEC_PIXELS // first[..., 0].size))
+    left_out.end()
+    return sample
 
 
 def _probe(settings: Settings) -> str:

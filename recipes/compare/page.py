@@ -58,6 +58,7 @@ def _opening(comparison: Comparison) -> Page:
         f"{_NUMBERS[len(tokenizers)]} tokenizer{'s were' if several else ' was'} given "
         f"{'the same ' if several else ''}{comparison.count:,} images {size} ({comparison.title})."
     ]
+    lede += [f"{line[0].upper()}{line[1:]}." for line in comparison.tokenizers[0].evaluation.left_out_text]
     facts = [(f"{comparison.count:,}", "images measured")]
     for sentence, fact in headlines(tokenizers):
         lede.append(sentence)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from recipes.demo.run import demo_jobs
 from recipes.recipe import load_recipe, packaged_recipes
 from tokenizers_mm import TowerConfig, build_tower, save
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE
 
 COMMANDS = typer.main.get_command(cli.app).commands
 TINY = ["train.steps=3", "train.log_every=1", "train.tracker=none", "train.picture_every=0"]
@@ -81,8 +83,12 @@ def test_the_whole_chain(chain, tmp_path):
     assert out["train fsq"].endswith(f"saved {root / 'fsq' / 'tokenizer'}\n")
     assert out["train ar"].endswith(f"saved {root / 'ar' / 'generator'}\n")
     for name in ("fsq", "vae"):
-        assert out[f"encode {name}"].endswith("12 images = 12 encoded + 0 quarantined + 0 already there\n")
-        assert out[f"verify {name}"] == "1 shards, 12 encoded, 0 quarantined: whole\n"
+        assert out[f"encode {name}"].splitlines()[-3:] == [
+            "12 images = 12 encoded + 0 quarantined + 0 already there",
+            "captions: 12 of 12 images, from captions.jsonl",
+            "labels: 12 of 12 images, from captions.jsonl",
+        ]
+        assert out[f"verify {name}"] == "1 shards, 12 of 12 images encoded, 0 quarantined: whole\n"
     for generator, tokenizer in (("ar", "fsq"), ("flow", "vae")):
         png = tmp_path / "new" / f"{generator}.png"
         captions = ["small red circle top left", "large blue cross middle centre"]
@@ -106,7 +112,7 @@ def test_eval_prints_a_table_and_writes_json(chain, tmp_path):
 def test_a_tower_encodes_at_its_own_size(chain, tmp_path):
     save(build_tower(TowerConfig(name="timm:test_vit", image_size=48, input_size=32), random_init=True), tmp_path / "t")
     out = tmm("encode", tmp_path / "t", chain[0] / "shapes", "--out", tmp_path / "store")
-    assert out.endswith("12 images = 12 encoded + 0 quarantined + 0 already there\n")
+    assert "12 images = 12 encoded + 0 quarantined + 0 already there\n" in out
     spec = TokenDataset(tmp_path / "store").spec
     assert (spec.image_size, spec.grid, spec.dim) == ((48, 48), (2, 2), 64)
 
@@ -115,8 +121,93 @@ def test_a_second_encode_encodes_nothing(chain):
     root, _ = chain
     before = {path: path.read_bytes() for path in (root / "tokens_fsq").iterdir() if path.name != ".lock"}
     again = tmm("encode", root / "fsq", root / "shapes", "--out", root / "tokens_fsq")
-    assert again.endswith("12 images = 0 encoded + 0 quarantined + 12 already there\n")
+    assert "12 images = 0 encoded + 0 quarantined + 12 already there\n" in again
     assert before == {path: path.read_bytes() for path in (root / "tokens_fsq").iterdir() if path.name != ".lock"}
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Images of four sizes with captions beside two of them, and a text that belongs to none."""
+    for number in range(8):
+        path = tmp_path / "odd" / ("a" if number % 2 else "b") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32 + 8 * (number % 4), 32), (30 * number, 0, 0)).save(path)
+    (tmp_path / "odd" / "a" / "1.txt").write_text("one")
+    (tmp_path / "odd" / "a" / "3.txt").write_text("three")
+    (tmp_path / "odd" / "README.txt").write_text("hello")
+    return tmp_path / "odd"
+
+
+def test_too_many_quarantined_have_a_status_and_a_remedy(chain, odd, tmp_path):
+    encode = ["encode", chain[0] / "fsq", odd, "--out", tmp_path / "store"]
+    for counts in ("2 encoded + 6 quarantined + 0 already there", "0 encoded + 0 quarantined + 8 already there (6 of"):
+        out = tmm(*encode, status=3)
+        assert counts in out
+        assert "6 of 8 images (75.0%) are quarantined" in out
+        assert "--size N" in out
+    verified = tmm("verify", tmp_path / "store", status=3)
+    assert (
+        verified.splitlines()[0]
+        == "1 shards, 2 of 8 images encoded, 6 quarantined: whole, but too many are quarantined"
+    )
+    assert "6 x preprocess: (32, 56) pixels" in verified
+    assert "--size N" in verified
+    # Allowed, it is a whole store; damaged, that is what counts.
+    assert tmm("verify", tmp_path / "store", "--max-quarantined", 0.8).endswith(": whole\n")
+    assert "quarantined," not in tmm(*encode, "--max-quarantined", 0.8)
+    (tmp_path / "store" / "00000.parquet").unlink()
+    assert "problems" in tmm("verify", tmp_path / "store", status=1)
+    # The remedy helps.
+    sized = tmm("encode", chain[0] / "fsq", odd, "--out", tmp_path / "sized", "--size", 32)
+    assert "8 images = 8 encoded + 0 quarantined" in sized
+    assert tmm("verify", tmp_path / "sized").endswith(": whole\n")
+
+
+def test_captions_of_an_encoding_are_told_and_chosen(chain, odd, tmp_path):
+    def encode(name, *flags):
+        with pytest.warns(UserWarning, match=r"README\.txt") if not flags else nullcontext():
+            return tmm("encode", chain[0] / "fsq", odd, "--out", tmp_path / name, "--size", 32, *flags)
+
+    assert "captions: 2 of 8 images, from .txt files beside them\n" in encode("auto")
+    assert "labels: 8 of 8 images, from names of sub-folders: 2 classes\n" in encode("folders", "--captions", "folders")
+    assert "captions" not in encode("none", "--captions", "none")
+    (tmp_path / "more.csv").write_text("file,label\na/1.png,dog\nb/0.png,cat")
+    assert "labels: 2 of 8 images, from more.csv: 2 classes\n" in encode("file", "--captions", tmp_path / "more.csv")
+    assert TokenDataset(tmp_path / "file").labels_I.tolist() == [1, -1, -1, -1, 0, -1, -1, -1]
+    assert TokenDataset(tmp_path / "none").captions == ()
+    for name in ("a", "b"):
+        for path in (odd / name).glob("*.txt"):
+            path.unlink()
+    with pytest.warns(UserWarning, match=r"README\.txt"):
+        hint = tmm("encode", chain[0] / "fsq", odd, "--out", tmp_path / "hint", "--size", 32)
+    assert "--captions folders" in hint
+
+
+def test_help_says_what_captions_look_like_and_what_the_status_means():
+    text = " ".join(tmm("encode", "--help").split())
+    assert '{"file": "a/b.png", "caption": "a red cat", "label": 3}' in text
+    assert "Exit status 3" in text
+    assert "Exit status 3" in tmm("verify", "--help")
+
+
+def test_eval_leaves_out_what_it_cannot_read_and_says_so(chain, odd, tmp_path):
+    (odd / "a" / "9.png").write_text("no image")
+    with pytest.warns(UserWarning, match=r"9\.png: header.*left out"):
+        table = tmm("eval", chain[0] / "fsq", odd, "--size", 32, "--json", tmp_path / "f.json")
+    assert "8 images: odd" in table
+    assert "1 more left out" in table
+    assert json.loads((tmp_path / "f.json").read_text())["images"] == {"measured": 8, "left_out": 1}
+
+
+def test_shares_are_those_of_the_library():
+    shares = [
+        one
+        for command in COMMANDS.values()
+        for one in command.params
+        if isinstance(one.default, float) and one.name.startswith("max_")
+    ]
+    assert [one.name for one in shares].count("max_quarantined") == 2
+    assert {one.default for one in shares} == {ALLOWED_SHARE}
 
 
 def test_verify_of_a_damaged_store_fails(chain, tmp_path):
@@ -182,6 +273,14 @@ MISTAKES = [
     ("train shapes_ar --out n/r --set tokens=n", "n: is not a token store (it has no manifest.json)"),
     ("train shapes_flow --out n/r --set tokens=r/tokens_fsq", "spec is discrete: a flow needs continuous latents"),
     ("verify r/shapes", "r/shapes: holds 13 other files"),
+    ("verify r/tokens_fsq --max-quarantined 2", "max_quarantined=2.0: expected a share"),
+    ("encode nowhere nowhere --out n/t --max-quarantined -1", "--max-quarantined=-1.0: expected a share"),
+    (
+        "encode r/fsq r/shapes --out n/t --captions folders",
+        "r/shapes: captions='folders', but no image stands in a sub",
+    ),
+    ("encode r/fsq r/shapes --out n/t --captions n/c.csv", "n/c.csv: cannot be read"),
+    ("eval r/fsq r/shapes --max-unreadable 2", "max_unreadable=2.0: expected a share"),
     ("data shapes --out r/shapes", "r/shapes is not empty: choose another folder"),
     ("data shapes --out r/shapes/captions.jsonl", "[Errno 20] Not a directory: 'r/shapes/captions.jsonl'"),
     ("data cats --out n/c", "data set 'cats': expected one of emoji, fashion-mnist, photos, shapes, words"),

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -31,6 +32,7 @@ from recipes.page.picture import Pixels
 from tokenizers_mm import Fused, TokenSpec, TowerConfig, build_autoencoder, build_tower, load, save
 from tokenizers_mm.autoencoder import AutoencoderConfig
 from tokenizers_mm.data.images import to_tensor
+from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.query import QueryConfig, Size
 
@@ -216,6 +218,31 @@ def test_apart_is_another_process_and_errors_come_back() -> None:
     assert apart(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="invalid literal"):
         apart(int, "x")
+
+
+def test_images_that_cannot_be_read_are_left_out_of_everything(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "tones", tmp_path / "tones")
+    (tmp_path / "tones" / "light" / "1b.png").write_text("no image")
+    (tmp_path / "tones" / "light" / "1c.png").write_text("no image")
+    settings = Settings(images=str(tmp_path / "tones"), speed=False, pictures=3, max_unreadable=0.2)
+    sources = [str(folder / "fsq"), str(folder / "vae")]
+    with pytest.warns(UserWarning, match="left out") as said:
+        result = compare_tokenizers(sources, settings)
+    assert len([one for one in said if "left out" in str(one.message)]) == 2  # once, not by every tokenizer
+    clean = compare_tokenizers(sources, replace(settings, images=str(folder / "tones")))
+    for one, other in zip(result.tokenizers, clean.tokenizers, strict=True):
+        assert one.evaluation.measurements == other.evaluation.measurements
+    assert (result.count, result.codecs, result.codec_images) == (12, clean.codecs, clean.codec_images)
+    record = json.loads(result.to_json())
+    assert [one["images"] for one in record["tokenizers"]] == [{"measured": 12, "left_out": 2}] * 2
+    html = write_comparison(result, tmp_path / "page").read_text(encoding="utf-8")
+    assert "2 more left out" in html
+    assert "--max-unreadable 0.2" in html
+    assert "left out" not in write_comparison(clean, tmp_path / "clean").read_text(encoding="utf-8")
+    with pytest.raises(TooManyUnreadable, match=r"tones: 2 of 14 images"), pytest.warns(UserWarning, match="left out"):
+        compare_tokenizers(sources, replace(settings, max_unreadable=0.1))
+    with pytest.raises(ValueError, match=r"max_unreadable=2"):
+        replace(settings, max_unreadable=2)
 
 
 def test_native_sizes_stay_as_they_are(folder: Path, tmp_path: Path) -> None:

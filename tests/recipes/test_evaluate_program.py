@@ -1,21 +1,25 @@
 """The evaluation program measures what `evaluate` measures, on the images it says."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from rich.console import Console
 
 from recipes.effective_bits import EffectiveBitsConfig
 from recipes.evaluate import Extras, evaluate_images, named_folders
 from recipes.recipe import load_recipe
-from tokenizers_mm import build_autoencoder, load, save
+from tokenizers_mm import Tokens, TokenSpec, build_autoencoder, load, save
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, unpad
 from tokenizers_mm.data.photos import heldout_photos
+from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.measure.reconstruction import psnr
 from tokenizers_mm.towers import TowerConfig, build_tower
 
@@ -98,8 +102,99 @@ def test_mistakes_are_named(folder, options, message):
         evaluate_images(arguments.pop("tokenizer"), arguments.pop("images"), **arguments)
 
 
-def labelled(root):
-    for number in range(12):
+def with_broken(folder, root, small=True):
+    """The five photographs, and files of other kinds: no image, too narrow for any size, too small for SSIM."""
+    shutil.copytree(folder / "images", root)
+    (root / "2a.png").write_text("no image")
+    Image.new("RGB", (1, 60_000)).save(root / "2b.png")
+    if small:
+        Image.new("RGB", (10, 40)).save(root / "2c.png")
+    return root
+
+
+def printed(result):
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(result.table())
+    return capture.get()
+
+
+@pytest.mark.parametrize(("options", "left_out"), [({}, 3), ({"size": 48}, 2), ({"size": 48, "preset_name": "adm"}, 2)])
+def test_images_that_cannot_be_used_change_nothing_but_the_count(folder, tmp_path, options, left_out):
+    images, said = with_broken(folder, tmp_path / "images", small=not options), []
+    result = evaluate_images(folder / "tokenizer", str(images), max_unreadable=0.5, warn=said.append, **options)
+    clean = evaluate_images(folder / "tokenizer", str(folder / "images"), **options)
+    assert result.measurements == clean.measurements
+    record = json.loads(result.to_json())
+    assert record["images"] == {"measured": 5, "left_out": left_out}
+    assert [Path(error.split(":")[0]).name for error in record["left_out"]["images"]] == ["2a.png", "2b.png", "2c.png"][
+        :left_out
+    ]
+    assert [line.removesuffix("; left out") for line in said] == record["left_out"]["images"]
+    assert f"{left_out} more left out" in printed(result)
+    # Negative control: nothing is said of a folder in which everything can be used.
+    assert (clean.record()["images"], "left_out" in clean.record()) == ({"measured": 5, "left_out": 0}, False)
+    assert "left out" not in printed(clean)
+
+
+def test_too_many_that_cannot_be_used_end_the_evaluation(folder, tmp_path):
+    images = with_broken(folder, tmp_path / "images")
+    with pytest.raises(TooManyUnreadable, match=r"images: 2 of 8 images.*2a\.png.*--max-unreadable"):
+        evaluate_images(folder / "tokenizer", str(images), warn=lambda _: None)
+
+
+def test_other_folders_are_counted_apart(folder, tmp_path):
+    data, text = labelled(tmp_path / "tones", 24), labelled(tmp_path / "text")
+    (data / "dark" / "0.png").write_text("no image")
+    (text / "light" / "1.png").write_text("no image")
+    extras = Extras(
+        frechet="timm:resnet10t",
+        frechet_size=32,
+        frechet_weights=network_weights(tmp_path),
+        train=str(data),
+        probe=str(data),
+        domains={"text": str(text)},
+    )
+    with pytest.warns(UserWarning, match="left out") as said:
+        result = evaluate_images(folder / "tokenizer", str(folder / "images"), size=32, extras=extras)
+    assert len([one for one in said if "left out" in str(one.message)]) == 2  # the one of train and probe is named once
+    assert {purpose: len(errors) for purpose, errors in result.left_out.items()} == {"train": 1, "probe": 1}
+    assert result.record()["images"] == {"measured": 5, "left_out": 0}
+    assert result["Linear probe"].protocol.samples == 23
+    assert result.domains["text"].record()["images"] == {"measured": 11, "left_out": 1}
+    assert result.left_out_text == (
+        "1 images (train) left out: cannot be read",
+        "1 images (probe) left out: cannot be read",
+    )
+
+
+class Halves:
+    """The four members and nothing else: the mean of every 8 x 8 pixels."""
+
+    spec = TokenSpec(image_size=(32, 32), grid=(4, 4), dim=3)
+
+    def encode(self, image_BCHW):
+        mean_BChw = torch.nn.functional.avg_pool2d(image_BCHW, 8)
+        return Tokens(latents_BND=mean_BChw.flatten(2).transpose(1, 2), grid=tuple(mean_BChw.shape[2:]))
+
+    def embed(self, tokens):
+        return tokens.data
+
+    def decode(self, tokens):
+        mean_BChw = tokens.data.transpose(1, 2).reshape(len(tokens), 3, *tokens.grid)
+        return mean_BChw.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+def test_a_plain_class_is_measured_as_it_is(folder):
+    result = evaluate_images(Halves(), str(folder / "images"))
+    assert result["PSNR"].protocol.samples == 5
+    assert result["PSNR"].value > 10
+    with pytest.raises(ValueError, match="size=33 is not a multiple of 8"):
+        evaluate_images(Halves(), str(folder / "images"), size=33)
+
+
+def labelled(root, count=12):
+    for number in range(count):
         path = root / ("light" if number % 2 else "dark") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 60, (32, 32, 3), dtype=np.uint8)

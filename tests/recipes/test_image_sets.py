@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from recipes import image_sets
-from recipes.image_sets import ImageSet, image_set, probe_data
+from recipes.image_sets import ImageSet, LeftOut, image_set, probe_data
+from tokenizers_mm.data.images import resize_shorter
 from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.data.unreadable import TooManyUnreadable
 
 
 def drawn(split: str, size: int) -> Labelled:
@@ -80,3 +82,83 @@ def test_mistakes_are_named(folder: Path) -> None:
     (folder / "test" / "captions.jsonl").write_text(json.dumps({"file": "x.png", "caption": "x"}))
     with pytest.raises(ValueError, match="name no image under"):
         probe_data(str(folder / "test"), 8)
+
+
+def broken(folder: Path, *keys: str) -> Path:
+    """Twenty images of a class each, and files that are none."""
+    for number in range(20):
+        (folder / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 12, 3), number, np.uint8)).save(folder / "a" / f"{number:02}.png")
+    for key in keys:
+        (folder / key).parent.mkdir(exist_ok=True)
+        (folder / key).write_text("no image")
+    return folder
+
+
+def test_images_that_cannot_be_read_are_left_out_named_and_counted(tmp_path: Path) -> None:
+    folder, said = broken(tmp_path / "in", "a/05x.png", "b/z.jpg"), []
+    left_out = LeftOut(0.1, said.append)
+    for _ in range(2):  # read again, they are not counted twice
+        pixels = list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("images")))
+        assert [int(image[0, 0, 0]) for image in pixels] == list(range(20))
+    left_out.end()
+    assert [line.partition(":")[0] for line in said] == [str(folder / "a/05x.png"), str(folder / "b/z.jpg")]
+    assert [error.partition(":")[0] for error in left_out.errors()["images"]] == [line.split(":")[0] for line in said]
+    assert list(left_out.errors()) == ["images"]
+    # A limit is on the files, so that the sample is theirs: one of the first six is missing.
+    assert len(list(image_set(str(folder)).pixels(8, 7, ledger=LeftOut(0.5, print).ledger("images")))) == 6
+
+
+def test_above_the_share_there_is_no_sample(tmp_path: Path) -> None:
+    folder = broken(tmp_path / "in", "a/05x.png", "b/z.jpg", "b/y.jpg")
+    for ledger in (LeftOut(0.1, print).ledger("images"), None):  # nobody counts: all must be readable
+        with pytest.raises(TooManyUnreadable, match=r"in: .* of 23 images.*first: .*05x\.png: header"):
+            list(image_set(str(folder)).pixels(8, ledger=ledger))
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "a.png").touch()
+    for read in (
+        lambda ledger: list(image_set(str(only)).pixels(8, ledger=ledger)),
+        lambda ledger: labelled(only, ledger),
+    ):
+        with pytest.raises(TooManyUnreadable, match=r"only: none of its 1 images can be read; the first: .*a\.png"):
+            read(LeftOut(1.0, print).ledger("images"))
+    with pytest.raises(ValueError, match=r"max_unreadable=1\.5"):
+        LeftOut(1.5)
+
+
+def labelled(folder: Path, ledger) -> Labelled:  # type: ignore[no-untyped-def]
+    (folder / "captions.jsonl").write_text('{"file": "a.png", "caption": "x", "label": 0}')
+    return probe_data(str(folder), 8, ledger=ledger).train
+
+
+def test_many_are_named_in_part_and_then_counted(tmp_path: Path) -> None:
+    folder, said = broken(tmp_path / "in", *[f"b/{number}.png" for number in range(5)]), []
+    left_out = LeftOut(0.5, said.append)
+    list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("images")))
+    list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("probe")))
+    left_out.end()
+    assert len(said) == 4  # the same file is not named twice, whatever it was for
+    assert said[-1].startswith(f"{folder}: 5 of 25 images")
+    assert {purpose: len(errors) for purpose, errors in left_out.errors().items()} == {"images": 5, "probe": 5}
+
+
+def test_images_that_cannot_be_prepared_are_left_out_too(tmp_path: Path) -> None:
+    folder, left_out = broken(tmp_path / "in"), LeftOut(0.1, lambda _: None)
+    Image.new("L", (1, 40_000)).save(folder / "a" / "narrow.png")
+    pixels = image_set(str(folder)).pixels(8, prepare=lambda p: resize_shorter(p, 64), ledger=left_out.ledger("images"))
+    assert [image.shape[0] for image in pixels] == [64] * 20
+    assert "narrow.png: preprocess: 1 x 40000" in left_out.errors()["images"][0]
+
+
+def test_labelled_folders_keep_what_belongs_to_the_images_left(tmp_path: Path) -> None:
+    folder, left_out = broken(tmp_path / "in", "a/05x.png", "b/z.jpg"), LeftOut(0.1, lambda _: None)
+    Image.new("L", (9, 9)).save(folder / "b" / "good.png")
+    data = probe_data(str(folder), 8, ledger=left_out.ledger("probe")).train
+    assert (len(data), data.classes, data.keys[-1]) == (21, ("a", "b"), "b/good.png")
+    assert data.labels_N.tolist() == [0] * 20 + [1]
+    assert data.captions == ("a",) * 20 + ("b",)
+    assert [int(image[0, 0, 0]) for image in data.images_NHWC] == [*range(20), 0]
+    assert len(left_out.errors()["probe"]) == 2
+    with pytest.raises(ValueError, match=r"05x\.png: header"):
+        probe_data(str(folder), 8)

@@ -9,7 +9,7 @@ Shape letters: B batch, N positions, D channels, H and W pixels, C colour channe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenizers_mm.data.images import SUFFIXES, Preprocess, decode, find_images, to_tensor
+from tokenizers_mm.data.images import SUFFIXES, ImageError, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.notes import read_notes
 from tokenizers_mm.data.shards import digest
 from tokenizers_mm.data.sources import Draw, Examples, ImageFolder, Source
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.unreadable import Unreadable
 from tokenizers_mm.semantics import Semantics
 
 __all__ = ["CaptionedFolder", "LabelledImages", "WithFeatures", "labelled_folder"]
@@ -148,23 +149,41 @@ class WithFeatures:
         return replace(examples, features=Semantics(patch_BND, patch_BND.mean(1), grid))
 
 
-def labelled_folder(path: str | Path, size: int, *, limit: int | None = None) -> Labelled:
+def labelled_folder(
+    path: str | Path,
+    size: int,
+    *,
+    limit: int | None = None,
+    ledger: Callable[[str | Path, int], Unreadable] | None = None,
+) -> Labelled:
     """An image folder with its captions and labels in memory: shorter side resized to `size`, centre cropped.
 
     Captions are the names of the classes where there are only labels, and labels are unknown where there are none.
-    `limit` keeps the first so many images. Raises `ValueError` as `CaptionedFolder` does, and on images that do not
-    decode.
+    limit   keeps the first so many images
+    ledger  called with the folder and the number of images: counts those that cannot be read, which are left out
+
+    Raises `ValueError` as `CaptionedFolder` does, `TooManyUnreadable`, and without a ledger `ImageError`.
     """
     files = find_images(path)
     notes = read_notes(path, files)
-    files, preprocess = files[:limit], Preprocess(size)
     captions = notes.captions or tuple(notes.classes[label] for label in notes.labels)
+    keys, preprocess = [file.relative_to(path).as_posix() for file in files[:limit]], Preprocess(size)
+    unreadable, images = None if ledger is None else ledger(path, len(keys)), {}
+    for index, key in enumerate(keys):
+        try:
+            images[index] = read_image(files[index], preprocess)
+        except ImageError as error:
+            if unreadable is None:
+                raise
+            unreadable.add(key, error)
+    if unreadable is not None:
+        unreadable.require_one()
     return Labelled(
-        images_NHWC=np.stack([preprocess(decode(file)) for file in files]),
-        captions=captions[:limit],
-        labels_N=np.array(notes.labels[:limit] or [-1] * len(files)),
+        images_NHWC=np.stack(list(images.values())),
+        captions=tuple(captions[index] for index in images),
+        labels_N=np.array([notes.labels[index] if notes.labels else -1 for index in images]),
         classes=notes.classes,
-        keys=tuple(file.relative_to(path).as_posix() for file in files),
+        keys=tuple(keys[index] for index in images),
     )
 
 

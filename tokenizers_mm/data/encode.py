@@ -290,7 +290,7 @@ def _list_inputs(folder: Path, captions: str | Path) -> tuple[list[_Input], Some
     notes = read_some_notes(folder, paths, captions)
     if notes.strays:
         more = f" and {len(notes.strays) - 1} others" if len(notes.strays) > 1 else ""
-        warnings.warn(f"{folder / notes.strays[0]}{more}: no image of that name, so no caption", stacklevel=3)
+        warnings.warn(f"{folder / notes.strays[0]}{more}: beside no image of that name, so no caption", stacklevel=3)
     keys = [path.relative_to(folder).as_posix() for path in paths]
     items = [
         _Input(key, path, notes.captions.get(key), notes.labels.get(key)) for key, path in zip(keys, paths, strict=True)

@@ -5,7 +5,8 @@
     Preprocess    decoded image -> the size a tokenizer takes; its JSON is part of a token store's identity
     to_tensor     uint8 [H, W, 3] -> float [3, H, W] in [-1, 1];  to_uint8  the way back, rounded and clamped
 
-Colour profiles are not applied. Shape letters: B batch, C channels, H and W pixels.
+Colour profiles are not applied. Only what makes or takes tensors imports torch, so that a folder that is not there is
+told at once. Shape letters: B batch, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "MAX_PIXELS",
@@ -34,7 +36,9 @@ __all__ = [
     "decode",
     "find_images",
     "pad_to_multiple",
+    "read_image",
     "resize_shorter",
+    "resized_shape",
     "to_tensor",
     "to_uint8",
     "unpad",
@@ -51,7 +55,11 @@ class ImageError(ValueError):
 
     def __init__(self, name: str, stage: str, reason: str) -> None:
         super().__init__(f"{name}: {stage}: {reason}")
-        self.stage, self.reason = stage, reason
+        self.name, self.stage, self.reason = name, stage, reason
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, str]]:
+        """How it comes out of a worker process."""
+        return type(self), (self.name, self.stage, self.reason)
 
 
 def decode(
@@ -164,16 +172,32 @@ class Preprocess:
         return json.dumps(asdict(self) | {"filter": "bicubic-antialias", "crop": "centre"}, sort_keys=True)
 
 
-def resize_shorter(image: Pixels, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+def read_image(path: Path, prepare: Callable[[Pixels], Pixels]) -> Pixels:
+    """Decode a file and prepare it; `ImageError`, also of stage preprocess where `prepare` raises `ValueError`."""
+    image = decode(path)
+    try:
+        return prepare(image)
+    except ValueError as error:
+        raise ImageError(str(path), "preprocess", str(error)) from error
+
+
+def resize_shorter(
+    image: Pixels, size: int, max_pixels: int = MAX_PIXELS, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Pixels:
     """Resize so that the shorter side is `size`; the longer is rounded down, as torchvision's `Resize` does."""
+    shape = resized_shape(image, size, max_pixels)
+    same = shape == (image.shape[1], image.shape[0])
+    return image if same else np.array(Image.fromarray(image).resize(shape, resample))
+
+
+def resized_shape(image: Pixels, size: int, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height where the shorter side is `size`; `ValueError` where that makes more than `max_pixels`."""
     height, width = image.shape[:2]
     short = min(height, width)
     shape = (size * width // short, size * height // short)
-    if shape == (width, height):
-        return image
-    if shape[0] * shape[1] > max_pixels:
+    if shape != (width, height) and shape[0] * shape[1] > max_pixels:
         raise ValueError(f"{width} x {height} pixels would become {shape[0]} x {shape[1]}: the image is too narrow")
-    return np.array(Image.fromarray(image).resize(shape, Image.Resampling.BICUBIC))
+    return shape
 
 
 def centre_crop(image: Pixels, height: int, width: int) -> Pixels:
@@ -185,11 +209,15 @@ def centre_crop(image: Pixels, height: int, width: int) -> Pixels:
 
 def to_tensor(image: Pixels) -> Tensor:
     """Uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
+    import torch
+
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), dtype=np.float32, order="C")) / 127.5 - 1
 
 
 def to_uint8(image_BCHW: Tensor) -> Tensor:
     """Float images in [-1, 1] to uint8 of the same shape: clamped, then rounded to the nearest level."""
+    import torch
+
     return ((image_BCHW.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
@@ -198,6 +226,8 @@ def pad_to_multiple(image_BCHW: Tensor, multiple: int) -> tuple[Tensor, tuple[in
 
     Padding mirrors the image, or repeats its edge where the image is too small to mirror.
     """
+    from torch.nn import functional as F
+
     if multiple < 1:
         raise ValueError(f"multiple={multiple}: expected at least 1")
     height, width = image_BCHW.shape[-2:]

@@ -63,8 +63,15 @@ class Unreadable:
         self.errors[key] = error
         self.report(error)
         if too_many(len(self), self.total, self.allowed):
-            first = next(iter(self.errors.values()))
             raise TooManyUnreadable(
                 f"{self.where}: {len(self)} of {self.total} images cannot be read, more than the share of "
-                f"{self.allowed:g} that is allowed; the first: {first}; {self.remedy}"
+                f"{self.allowed:g} that is allowed; the first: {next(iter(self.errors.values()))}; {self.remedy}"
+            )
+
+    def require_one(self) -> None:
+        """Raise `TooManyUnreadable` where not a single image is left."""
+        if self.errors and len(self) == self.total:
+            raise TooManyUnreadable(
+                f"{self.where}: none of its {self.total} images can be read; the first: "
+                f"{next(iter(self.errors.values()))}"
             )

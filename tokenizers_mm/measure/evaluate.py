@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,11 +46,14 @@ class Evaluation:
 
     codes    the per-stream detail of discrete tokens
     domains  the same figures on other sets, each measured apart (text, faces)
+    left_out what was wrong with each image that was to be measured and could not be read, and with those of other
+             purposes: "images", "train", "probe", ...
     """
 
     measurements: tuple[Measurement, ...]
     codes: CodeUsage | None = None
     domains: Mapping[str, Evaluation] = field(default_factory=dict)
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Measurement:
         """The measurement of that name; `KeyError` lists those there are."""
@@ -69,7 +72,12 @@ class Evaluation:
 
     def record(self) -> dict[str, Any]:
         """JSON-able."""
-        record: dict[str, Any] = {"measurements": [measurement.record() for measurement in self.measurements]}
+        record: dict[str, Any] = {
+            "images": {"measured": self._images, "left_out": len(self.left_out.get("images", ()))},
+            "measurements": [measurement.record() for measurement in self.measurements],
+        }
+        if self.left_out:
+            record["left_out"] = {purpose: list(errors) for purpose, errors in self.left_out.items()}
         if self.codes is not None:
             record["codes"] = {
                 "vocabulary": self.codes.spec.codes,
@@ -81,11 +89,23 @@ class Evaluation:
             record["domains"] = {name: domain.record() for name, domain in self.domains.items()}
         return record
 
+    @property
+    def left_out_text(self) -> tuple[str, ...]:
+        """A line for every purpose for which images could not be read."""
+        return tuple(
+            f"{len(errors)} {'more' if purpose == 'images' else f'images ({purpose})'} left out: cannot be read"
+            for purpose, errors in self.left_out.items()
+        )
+
+    @property
+    def _images(self) -> int:
+        return self.measurements[0].protocol.samples
+
     def table(self, title: str = "") -> Table:
         """Rich table; notes and protocol stand below it."""
-        protocol = self.measurements[0].protocol
         lines = [
-            f"{protocol.samples} images: {protocol.reference}",
+            f"{self._images} images: {self.measurements[0].protocol.reference}",
+            *self.left_out_text,
             *sorted({m.note for m in self.measurements} - {""}),
         ]
         table = Table(title=title or None, caption="\n".join(lines), caption_justify="left")

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tokenizers_mm.data.images import centre_crop
+from tokenizers_mm.data.images import centre_crop, resize_shorter, resized_shape
 from tokenizers_mm.measure.protocol import Original, Protocol, Rounding, Window
 
 __all__ = ["PRESETS", "Preset", "preset"]
@@ -65,12 +65,15 @@ class Preset:
     perceptual: str = ""
 
     def __call__(self, image: Pixels, size: int) -> Pixels:
-        """The size x size pixels (uint8 [size, size, 3]) that this evaluator measures on."""
+        """The size x size pixels (uint8 [size, size, 3]) that this evaluator measures on.
+
+        Raises `ValueError` on an image too narrow to be resized.
+        """
         if image.ndim != 3 or image.dtype != np.uint8 or size < 1:
             raise ValueError(f"image is {image.dtype} {image.shape}, size={size}: expected uint8 [H, W, 3], size >= 1")
         if self.resize == "adm":
             return _adm_crop(image, size)
-        return centre_crop(_resize_shorter(image, size, _FILTERS[self.resize]), size, size)
+        return centre_crop(resize_shorter(image, size, resample=_FILTERS[self.resize]), size, size)
 
     def protocol(self, reference: str, size: int | None) -> Protocol:
         """Protocol of figures on images that went through `self(image, size)`; None: images as they are."""
@@ -124,16 +127,9 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _resize_shorter(image: Pixels, size: int, resample: Image.Resampling) -> Pixels:
-    """Shorter side to `size`, the longer rounded down, as torchvision's `Resize` does to Pillow images."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    shape = (size * width // short, size * height // short)
-    return image if shape == (width, height) else np.array(Image.fromarray(image).resize(shape, resample))
-
-
 def _adm_crop(pixels: Pixels, size: int) -> Pixels:
     """Halve, resize, crop: Dhariwal and Nichol, "Diffusion Models Beat GANs on Image Synthesis", arXiv 2105.05233."""
+    resized_shape(pixels, size)  # refuses what is too narrow
     image = Image.fromarray(pixels)
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

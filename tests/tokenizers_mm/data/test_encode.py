@@ -366,7 +366,7 @@ def test_captions_stand_where_training_looks_for_them(tmp_path):
     folder = _folder_of(tmp_path / "in", "cat/a.png", "cat/b.png", "dog/c.png")
     (folder / "cat" / "a.txt").write_text("a red\ncat")
     (folder / "README.txt").write_text("hello")
-    with pytest.warns(UserWarning, match=r"README\.txt: no image of that name"):
+    with pytest.warns(UserWarning, match=r"README\.txt: beside no image"):
         report = _encode(folder, tmp_path / "texts")
     assert (report.captions, report.labels) == (1, 0)
     assert report.found == ("captions: 1 of 3 images, from .txt files beside them",)
