@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from tokenizers_mm.checkpoints.diffusers import from_diffusers, to_diffusers
     from tokenizers_mm.checkpoints.loading import load
     from tokenizers_mm.checkpoints.native import fingerprint, save
+    from tokenizers_mm.data.encode import encode_folder
+    from tokenizers_mm.data.store import TokenDataset
+    from tokenizers_mm.data.verify import verify
     from tokenizers_mm.fused import Fused
+    from tokenizers_mm.measure.evaluate import evaluate
     from tokenizers_mm.nets.fast import optimize
     from tokenizers_mm.semantics import Semantics, semantics_of
     from tokenizers_mm.tiled import Tiled, tiling_error
@@ -26,6 +30,7 @@ __all__ = [
     "Generator",
     "Semantics",
     "Tiled",
+    "TokenDataset",
     "TokenSpec",
     "Tokenizer",
     "Tokens",
@@ -33,6 +38,8 @@ __all__ = [
     "TowerConfig",
     "build_autoencoder",
     "build_tower",
+    "encode_folder",
+    "evaluate",
     "fingerprint",
     "from_diffusers",
     "load",
@@ -41,6 +48,7 @@ __all__ = [
     "semantics_of",
     "tiling_error",
     "to_diffusers",
+    "verify",
 ]
 _HOMES = {
     "Autoencoder": "tokenizers_mm.autoencoder",
@@ -50,6 +58,7 @@ _HOMES = {
     "Generator": "tokenizers_mm.api",
     "Semantics": "tokenizers_mm.semantics",
     "Tiled": "tokenizers_mm.tiled",
+    "TokenDataset": "tokenizers_mm.data.store",
     "TokenSpec": "tokenizers_mm.api",
     "Tokenizer": "tokenizers_mm.api",
     "Tokens": "tokenizers_mm.api",
@@ -57,6 +66,8 @@ _HOMES = {
     "TowerConfig": "tokenizers_mm.towers",
     "build_autoencoder": "tokenizers_mm.autoencoder",
     "build_tower": "tokenizers_mm.towers",
+    "encode_folder": "tokenizers_mm.data.encode",
+    "evaluate": "tokenizers_mm.measure.evaluate",
     "fingerprint": "tokenizers_mm.checkpoints.native",
     "from_diffusers": "tokenizers_mm.checkpoints.diffusers",
     "load": "tokenizers_mm.checkpoints.loading",
@@ -65,6 +76,7 @@ _HOMES = {
     "semantics_of": "tokenizers_mm.semantics",
     "tiling_error": "tokenizers_mm.tiled",
     "to_diffusers": "tokenizers_mm.checkpoints.diffusers",
+    "verify": "tokenizers_mm.data.verify",
 }
 if not TYPE_CHECKING:  # or type checkers would take every name for one of ours
     __getattr__, __dir__ = face(__name__, _HOMES)

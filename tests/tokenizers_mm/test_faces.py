@@ -9,7 +9,7 @@ import pytest
 import tokenizers_mm
 
 ROOT = Path(__file__).parent.parent.parent
-FACES = ["tokenizers_mm", "tokenizers_mm.checkpoints"]
+FACES = ["tokenizers_mm", "tokenizers_mm.checkpoints", "recipes"]
 
 
 def listed(text):
