@@ -13,20 +13,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizers_mm.data.annotated import labelled_folder
 from tokenizers_mm.data.emoji import emoji
 from tokenizers_mm.data.fashion import fashion_mnist
-from tokenizers_mm.data.images import ImageError, find_images, read_image
+from tokenizers_mm.data.images import ImageError, check_folder, find_images, read_image
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.photos import heldout_photos, training_photos
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable, check_share
-from tokenizers_mm.measure.probing import ProbeData
 
-__all__ = ["ImageSet", "LeftOut", "image_set", "probe_data"]
+if TYPE_CHECKING:
+    from tokenizers_mm.measure.probing import ProbeData
+
+__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "probe_data"]
 
 Pixels = NDArray[np.uint8]
 
@@ -147,6 +149,13 @@ def image_set(name: str, split: str = "test") -> ImageSet:
     return ImageSet(base, part)
 
 
+def check_images(name: str) -> None:
+    """Raise `ValueError` for a part that a set does not have, and for a folder that is not there."""
+    chosen = image_set(name)
+    if not chosen.split:
+        check_folder(chosen.images)
+
+
 def probe_data(
     name: str,
     size: int,
@@ -161,6 +170,9 @@ def probe_data(
     limit   use so many images of each part, evenly spread
     ledger  see `ImageSet.pixels`
     """
+    from tokenizers_mm.data.annotated import labelled_folder  # with torch behind them, which `check_images` is before
+    from tokenizers_mm.measure.probing import ProbeData
+
     if name.partition(":")[0] == "emoji":
         chosen = image_set(name, "all")
         return ProbeData(name=chosen.title, train=_spread(_LABELLED["emoji"](chosen.split, size), limit))

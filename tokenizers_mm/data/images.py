@@ -33,6 +33,7 @@ __all__ = [
     "ImageError",
     "Preprocess",
     "centre_crop",
+    "check_folder",
     "decode",
     "find_images",
     "pad_to_multiple",
@@ -116,9 +117,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
     Raises `ValueError` where the folder is missing or unreadable, or holds no images.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{root}: {'is a file' if root.exists() else 'does not exist'}; give a folder of images")
+    root = check_folder(folder)
     files = list(_walk(root))
     images = sorted((p for p in files if p.suffix.lower() in SUFFIXES), key=lambda p: p.relative_to(root).as_posix())
     if not images:
@@ -126,6 +125,14 @@ def find_images(folder: str | Path) -> list[Path]:
         found = f"{len(files)} files of type {', '.join(others[:8])}" if files else "an empty folder"
         raise ValueError(f"{root}: found {found}, no images; put {', '.join(SUFFIXES)} files there")
     return images
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The path; `ValueError` unless a folder is there."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{root}: {'is a file' if root.exists() else 'does not exist'}; give a folder of images")
+    return root
 
 
 def _walk(root: Path) -> Iterator[Path]:
