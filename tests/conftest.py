@@ -4,7 +4,9 @@ import importlib
 import multiprocessing
 import os
 import random
+import resource
 import socket
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -35,6 +37,22 @@ def plain(monkeypatch):
     """The module tests/plain/plain_tokenizers.py, which `plain_tokenizers:NAME` finds as well while the test runs."""
     monkeypatch.syspath_prepend(Path(__file__).parent / "plain")
     return importlib.import_module("plain_tokenizers")
+
+
+@pytest.fixture(scope="session")
+def small_disk():
+    """A block in which no file grows beyond so many bytes: the system refuses to write on, as on a full disk."""
+
+    @contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

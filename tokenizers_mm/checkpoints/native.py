@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from tokenizers_mm.checkpoints.assemble import some
 from tokenizers_mm.checkpoints.card import is_generated, model_card
@@ -22,6 +21,7 @@ from tokenizers_mm.checkpoints.kinds import KINDS, Model, describe, identity, re
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.config import parse
 from tokenizers_mm.paths import local_path
+from tokenizers_mm.writing import separate, writing
 
 FORMAT = "tokenizers-mm/1"
 _CARD = "README.md"
@@ -37,10 +37,10 @@ def save(tokenizer: Model, folder: Path | str, *, card: bool = False) -> None:
     card  writes README.md too, unless there is one that somebody else wrote; a generated one is always kept up to date
 
     README.md, licence and .gitattributes stay. Raises `CheckpointError` where replacing the folder would delete
-    anything else, and for tokenizers that are none of ours.
+    anything else, and for tokenizers that are none of ours; `WriteError` (an `OSError`) where the disk is full.
     """
     config = {"format": FORMAT, **describe(tokenizer)}
-    state = _separate(tokenizer.state_dict())
+    state = separate(tokenizer.state_dict())  # both halves of a fused one may be one tokenizer
 
     def write(partial: Path) -> None:
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -102,35 +102,25 @@ def write_whole(
     target = folder.resolve()
     partial, old = (target.with_name(f".{target.name}.{state}") for state in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write(partial)
-        for path in kept:
-            shutil.copy2(path, partial)
-        readme = partial / _CARD
-        if is_generated(readme.read_text(errors="replace")) if readme.exists() else new_card:
-            readme.write_text(card())
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
-        os.replace(partial, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            os.replace(old, target)
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with writing(folder):
+        partial.mkdir(parents=True)
+        try:
+            write(partial)
+            for path in kept:
+                shutil.copy2(path, partial)
+            readme = partial / _CARD
+            if is_generated(readme.read_text(errors="replace")) if readme.exists() else new_card:
+                readme.write_text(card())
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(target, old)
+            os.replace(partial, target)
+        except BaseException:
+            if old.exists() and not target.exists():
+                os.replace(old, target)
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory, which safetensors refuses: both halves may be one tokenizer."""
-    seen: set[int] = set()
-    separate = {}
-    for name, value in state.items():
-        value = value.detach().contiguous()
-        separate[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    return separate
 
 
 def _companions(folder: Path, replaces: tuple[str, ...], check: Callable[[Path], object]) -> list[Path]:

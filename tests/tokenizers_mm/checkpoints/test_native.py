@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers_mm import AutoencoderConfig, build_autoencoder, fingerprint, load, save
 from tokenizers_mm.checkpoints import CheckpointError, Origin, native
 from tokenizers_mm.nets.conv import ConvConfig
+from tokenizers_mm.writing import WriteError
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 BOTTLENECKS = [{"kind": "gaussian", "dim": 3}, {"kind": "vq", "size": 8, "dim": 3}, {"kind": "fsq", "levels": [8, 5]}]
@@ -130,6 +131,20 @@ def test_interrupted_saving_leaves_the_old_tokenizer(saved, monkeypatch):
     monkeypatch.undo()
     save(model_of(BOTTLENECKS[1]), saved)
     assert [p.name for p in saved.parent.iterdir()] == ["tokenizer"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(saved, small_disk):
+    before, size = fingerprint(load(saved)), (saved / "model.safetensors").stat().st_size
+    for limit in (size // 2, 100):  # the weights, of which safetensors has an error of its own; config.json
+        with (
+            small_disk(limit),
+            pytest.raises(WriteError, match=r"/tokenizer: cannot be written \(File too large\); free space there"),
+        ):
+            save(model_of(), saved)
+        assert [p.name for p in saved.parent.iterdir()] == ["tokenizer"]
+        assert fingerprint(load(saved)) == before
+    with small_disk(size):
+        save(model_of(BOTTLENECKS[0]), saved)
 
 
 @pytest.mark.parametrize("step", [1, 2])
