@@ -23,6 +23,7 @@ from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 
+_OF_A_RUN = "tokenizer"  # what `tmm train` leaves in a run folder
 # Whose networks are towers, and the licence of that code.
 _LIBRARIES = {"timm": "Apache-2.0", "open_clip": "MIT", "lite0": "Apache-2.0"}
 
@@ -40,9 +41,10 @@ def load(
 ) -> Model:
     """Load a tokenizer, in eval mode; what was read and under which licence is in its `origin`.
 
-    source    a folder that `save` wrote; a folder in diffusers' layout (or a pipeline that has one in vae/); a weights
-              file of any known family, recognised by key names and shapes; a hub repository, "owner/name"; or a
-              pretrained network that encodes only, "timm:MODEL", "open_clip:MODEL/PRETRAINED", "lite0"
+    source    a folder that `save` wrote, or the run folder of a finished training; a folder in diffusers' layout (or a
+              pipeline that has one in vae/); a weights file of any known family, recognised by key names and shapes; a
+              hub repository, "owner/name"; or a pretrained network that encodes only, "timm:MODEL",
+              "open_clip:MODEL/PRETRAINED", "lite0"
     file      the weights file inside a folder or repository that has no config.json, or several files
     family    a name of the table (`tmm families`) instead of recognition
     revision  branch, tag or commit of a hub repository; the commit it means is recorded
@@ -114,7 +116,7 @@ def _inside(folder: Path, file: str) -> Path:
 
 
 def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Model:
-    for inner in ("", *hub.INNER_FOLDERS):
+    for inner in ("", _OF_A_RUN, *hub.INNER_FOLDERS):
         about = _config(folder / inner)
         if about is None:
             continue
@@ -127,11 +129,31 @@ def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Map
         if about.get("_class_name") in diffusers.CLASSES:
             return _from_diffusers(folder / inner, about, config)
         if inner == "":  # another library's config: the weights say the rest
+            _refuse_generator(folder, about)
             return _from_file(files.find(folder), family, ema, config, about)
+    _refuse_run(folder)
     raise CheckpointError(
         f"{folder}: no config.json, so this is neither a tokenizer of ours nor one in diffusers' layout; it holds "
         f"{_listing(folder)}; give the weights file itself (or file=), which is recognised by its keys"
     )
+
+
+def _refuse_run(folder: Path) -> None:
+    """Raise `CheckpointError` for a run folder: it has no finished tokenizer, or something else."""
+    generator = _config(folder / "generator")
+    if generator is not None:
+        _refuse_generator(folder / "generator", generator)
+    runs = [folder / part / "run.json" for part in ("", "semantic", "perceptual")]  # a fused one is two runs
+    if any(record.exists() for record in runs):
+        raise CheckpointError(
+            f"{folder}: a training run without a finished {_OF_A_RUN}/; let it finish: tmm train RECIPE --out {folder} "
+            "--resume"
+        )
+
+
+def _refuse_generator(folder: Path, about: Mapping[str, Any]) -> None:
+    if {"kind", "spec", "options"} <= about.keys():
+        raise CheckpointError(f"{folder}: a generator ({about['kind']}), not a tokenizer; backbones.load reads it")
 
 
 def _from_diffusers(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any] | None) -> Autoencoder:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tokenizers_mm import AutoencoderConfig, build_autoencoder, load, save
+from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder, fingerprint, load, save
 from tokenizers_mm.checkpoints import FAMILIES, CheckpointError
 from tokenizers_mm.checkpoints.families import BY_NAME
 from tokenizers_mm.nets import ConvConfig
@@ -341,6 +341,45 @@ def test_our_own_folders_say_everything_themselves(tmp_path):
     for options in ({"family": "sd"}, {"config": {"image_size": (32, 32)}}):
         with pytest.raises(CheckpointError, match=r"ours: a tokenizer of ours, whose config\.json says all"):
             load(tmp_path / "ours", **options)
+
+
+def test_a_run_folder_gives_its_tokenizer(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step_0000500").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"run: a training run without a finished tokenizer.*--out \S*run --resume"
+    ):
+        load(run)
+    model = model_of()
+    save(model, run / "tokenizer")
+    assert fingerprint(load(run)) == fingerprint(model)
+    assert fingerprint(Autoencoder.from_pretrained(run)) == fingerprint(model)
+    with pytest.raises(CheckpointError, match=r"run: a tokenizer of ours, whose config\.json says all"):
+        load(run, family="sd")
+    with pytest.raises(
+        CheckpointError, match=r"run/a\.pt: no such file; the folder holds checkpoints, run\.json, token"
+    ):
+        load(run, file="a.pt")
+
+
+def test_run_folders_of_something_else(tmp_path):
+    (tmp_path / "fused" / "semantic").mkdir(parents=True)
+    (tmp_path / "fused" / "semantic" / "run.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"fused: a training run without a finished tokenizer/"):
+        load(tmp_path / "fused")
+    generator = tmp_path / "drawing" / "generator"
+    generator.mkdir(parents=True)
+    (tmp_path / "drawing" / "run.json").write_text("{}")
+    (generator / "config.json").write_text(json.dumps({"kind": "flow", "spec": {}, "options": {}}))
+    for folder in (generator.parent, generator):
+        with pytest.raises(CheckpointError, match=r"generator: a generator \(flow\), not a tokenizer; backbones\.load"):
+            load(folder)
+    # A text tokenizer of another library in a folder of that name is none of ours.
+    (tmp_path / "pipeline" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "pipeline" / "tokenizer" / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(CheckpointError, match=r"pipeline: no config\.json"):
+        load(tmp_path / "pipeline")
 
 
 def test_a_config_of_another_library_leaves_it_to_the_weights(tmp_path):
