@@ -16,16 +16,19 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from recipes.run_folder import resolve
-from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.traits import check_tokenizer
 
-__all__ = ["TokenizerSource", "names_an_object", "open_tokenizer"]
+if TYPE_CHECKING:
+    from tokenizers_mm.api import Tokenizer
 
-TokenizerSource = str | Path | Tokenizer
+__all__ = ["TokenizerSource", "check_source", "names_an_object", "open_tokenizer"]
+
+TokenizerSource: TypeAlias = "str | Path | Tokenizer"
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _OBJECT = re.compile(rf"{_NAME}:{_NAME}")
 _LIBRARIES = ("timm", "open_clip")  # what stands before the colon there is a library of networks, see `towers`
@@ -42,12 +45,25 @@ def open_tokenizer(source: TokenizerSource) -> Tokenizer:
     raises something (with its own message and place), and what `load` raises.
     """
     if not isinstance(source, str | Path):
+        from tokenizers_mm.traits import check_tokenizer
+
         return check_tokenizer(source, "tokenizer")
     if names_an_object(source):
         return _imported(str(source))
     from tokenizers_mm.checkpoints import load
 
     return load(resolve(Path(source), "tokenizer"))
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse what can be no tokenizer, as `open_tokenizer` does, before torch or anything of the user's is imported."""
+    if not names_an_object(source):
+        from tokenizers_mm.checkpoints.source import check_source as check
+
+        return check(resolve(Path(source), "tokenizer"))
+    name = str(source).partition(":")[0].partition(".")[0]
+    if name not in sys.modules and find_spec(name) is None and PathFinder.find_spec(name, [os.getcwd()]) is None:
+        raise _no_module(str(source), name)
 
 
 def names_an_object(source: TokenizerSource) -> bool:
@@ -66,10 +82,14 @@ def _imported(source: str) -> Tokenizer:
         found = getattr(found, part)
     if isinstance(found, _MAKERS) or inspect.isroutine(found):
         found = _made(source, found)
+    from tokenizers_mm.traits import check_tokenizer
+
     return check_tokenizer(found, source)
 
 
 def _module(source: str, name: str) -> Any:
+    if name.endswith(".py"):
+        raise ValueError(f"{source}: name the module as it is imported, {name.removesuffix('.py')}:...")
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)  # for good: what the module imports later must be found too
@@ -78,13 +98,17 @@ def _module(source: str, name: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ValueError(
-                f"{source}: there is no module {error.name!r} in the current folder {folder}, nor installed; expected "
-                "module:attribute, or a tokenizer as `tokenizers_mm.load` takes it"
-            ) from error
+            raise _no_module(source, error.name) from error
         raise _raised(source, f"importing {name}", error) from error
     except Exception as error:
         raise _raised(source, f"importing {name}", error) from error
+
+
+def _no_module(source: str, name: str) -> ValueError:
+    return ValueError(
+        f"{source}: there is no module {name!r} in the current folder {os.getcwd()}, nor installed; expected "
+        "module:attribute, or a tokenizer as `tokenizers_mm.load` takes it"
+    )
 
 
 def _made(source: str, maker: Callable[[], Any]) -> Any:

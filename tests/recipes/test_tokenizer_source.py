@@ -68,6 +68,7 @@ def test_the_current_folder_is_searched(tmp_path, monkeypatch):
 
 MISTAKES = [
     ("no_such_module:pool", r"no_such_module:pool: there is no module 'no_such_module' in the current folder /"),
+    ("plain_tokenizers.py:Pool", r"name the module as it is imported, plain_tokenizers:\.\.\."),
     ("plain_tokenizers:Pol", r"plain_tokenizers:Pol: plain_tokenizers has no 'Pol'; did you mean .*pool.*\?"),
     ("plain_tokenizers:Zzz", r"plain_tokenizers has no 'Zzz'; it has Choices, F, Means, NoDecoder, Pool, "),
     ("plain_tokenizers:Choices.fine", r"plain_tokenizers.Choices has no 'fine'; it has coarse"),
