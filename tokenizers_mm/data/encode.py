@@ -27,6 +27,7 @@ from tokenizers_mm.data.notes import CAPTIONS, SomeNotes, read_some_notes
 from tokenizers_mm.data.quarantine import Quarantine
 from tokenizers_mm.data.shards import digest, is_text
 from tokenizers_mm.data.store import Inputs, Quarantined, Row, StoreWriter
+from tokenizers_mm.device import choose_device
 from tokenizers_mm.paths import local_path
 from tokenizers_mm.traits import downsampling_of, fingerprint_of, on_device, only_side
 
@@ -84,7 +85,7 @@ def encode_folder(
     captions: str | Path = "auto",
     batch_size: int = 32,
     shard_size: int = 1024,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> EncodeReport:
     """Encode every jpg, png and webp under `folder` into the token store `out`, or finish what is missing there.
@@ -99,7 +100,7 @@ def encode_folder(
     captions     "auto": captions.jsonl, else captions.csv, else .txt files beside the images; "folders": names of
                  sub-folders are classes and captions; "none"; or a file like captions.jsonl or captions.csv. An image
                  may have none.
-    device       where the tokenizer is moved to; it leaves training mode
+    device       auto (CUDA where there is one), cpu, cuda or cuda:N: the tokenizer moves there and leaves training mode
     progress     called after every shard with the images that are done, and all
 
     Raises `ValueError` for a folder without images, captions that name no image, a store made otherwise
@@ -111,14 +112,13 @@ def encode_folder(
         raise ValueError(f"batch_size={batch_size}, shard_size={shard_size}: both must be at least 1")
     if preprocess is not None and size is not None:
         raise ValueError(f"size={size} and preprocess={preprocess}: give one of them")
+    device = choose_device(device)
     tokenizer = on_device(tokenizer, device)
     preprocess = preprocess or Preprocess(size or only_side(tokenizer), downsampling_of(tokenizer))
     items, notes = _list_inputs(root, captions)
     listing = json.dumps([[item.key, item.caption, item.label] for item in items])
     inputs = Inputs(len(items), shard_size, digest(listing.encode()))
-    worker = _Worker(
-        tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, torch.device(device)
-    )
+    worker = _Worker(tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, device)
     table, made_by = codebook_of(tokenizer, device), fingerprint or fingerprint_of(tokenizer)
     with StoreWriter(out, worker.spec, made_by, preprocess, table, inputs) as writer:
         counts = _write_missing(writer, worker, items, inputs, progress)

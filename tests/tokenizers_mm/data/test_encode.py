@@ -448,7 +448,9 @@ def test_a_plain_class_needs_neither_fingerprint_nor_preprocessing(folder, tmp_p
     with pytest.raises(ValueError, match=r"size=16 and preprocess=.*give one"):
         encode_folder(Bare(), folder, tmp_path / "other", size=16, preprocess=PLAIN)
     with pytest.raises(ValueError, match="device='meta': Bare has no"):
-        encode_folder(Bare(), folder, tmp_path / "other", device="meta")
+        encode_folder(Bare(), folder, tmp_path / "other", device=torch.device("meta"))
+    with pytest.raises(ValueError, match="device 'gpu': expected auto"):
+        encode_folder(Bare(), folder, tmp_path / "other", device="gpu")
     assert not (tmp_path / "other").exists()
 
 
