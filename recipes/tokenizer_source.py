@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from recipes.run_folder import resolve
+from tokenizers_mm.networks import TOWERS
 
 if TYPE_CHECKING:
     from tokenizers_mm.api import Tokenizer
@@ -31,15 +31,14 @@ __all__ = ["TokenizerSource", "check_source", "names_an_object", "open_tokenizer
 TokenizerSource: TypeAlias = "str | Path | Tokenizer"
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _OBJECT = re.compile(rf"{_NAME}:{_NAME}")
-_LIBRARIES = ("timm", "open_clip")  # what stands before the colon there is a library of networks, see `towers`
 _MAKERS = (type, functools.partial)
 
 
 def open_tokenizer(source: TokenizerSource) -> Tokenizer:
     """The tokenizer that is meant, in eval mode where it was saved; a tokenizer itself is given back.
 
-    source  a run folder, anything that `tokenizers_mm.load` takes, `module:attribute`, or an object with the members
-            of the `Tokenizer` protocol
+    source  anything that `tokenizers_mm.load` takes, run folders among it; `module:attribute`; or an object with the
+            members of the `Tokenizer` protocol
 
     Raises `ValueError` where there is no such module or attribute, what it names is no tokenizer, or the user's code
     raises something (with its own message and place), and what `load` raises.
@@ -52,7 +51,7 @@ def open_tokenizer(source: TokenizerSource) -> Tokenizer:
         return _imported(str(source))
     from tokenizers_mm.checkpoints import load
 
-    return load(resolve(Path(source), "tokenizer"))
+    return load(source)
 
 
 def check_source(source: str | Path) -> None:
@@ -60,7 +59,7 @@ def check_source(source: str | Path) -> None:
     if not names_an_object(source):
         from tokenizers_mm.checkpoints.source import check_source as check
 
-        return check(resolve(Path(source), "tokenizer"))
+        return check(source)
     name = str(source).partition(":")[0].partition(".")[0]
     if name not in sys.modules and find_spec(name) is None and PathFinder.find_spec(name, [os.getcwd()]) is None:
         raise _no_module(str(source), name)
@@ -69,7 +68,7 @@ def check_source(source: str | Path) -> None:
 def names_an_object(source: TokenizerSource) -> bool:
     """Whether this is `module:attribute`: no file or folder of that name, and no network of a library (timm:...)."""
     text = str(source) if isinstance(source, str | Path) else ""
-    return bool(_OBJECT.fullmatch(text)) and text.partition(":")[0] not in _LIBRARIES and not Path(text).exists()
+    return bool(_OBJECT.fullmatch(text)) and text.partition(":")[0] not in TOWERS and not Path(text).exists()
 
 
 def _imported(source: str) -> Tokenizer:

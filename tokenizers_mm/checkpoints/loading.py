@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,20 +11,18 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import diffusers, files, hub, native
+from tokenizers_mm.checkpoints import diffusers, files, native
 from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.family import Family
 from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading, recognise
+from tokenizers_mm.checkpoints.source import configs_in, is_network, listing, refuse_folder, refuse_path
 from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
+from tokenizers_mm.networks import TOWERS
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
-
-_OF_A_RUN = "tokenizer"  # what `tmm train` leaves in a run folder
-# Whose networks are towers, and the licence of that code.
-_LIBRARIES = {"timm": "Apache-2.0", "open_clip": "MIT", "lite0": "Apache-2.0"}
 
 
 def load(
@@ -59,13 +56,16 @@ def load(
     no other. Raises `CheckpointError` naming the path, what was found, what was expected and what to do. Warns
     (`UserWarning`) where a licence restricts use, and where another family fits as well.
     """
-    if _is_tower(str(source)):
+    if is_network(str(source)):
         return _tower(str(source), config, file=file, family=family, revision=revision, ema=ema, stats=stats).to(dtype)
     path, commit = Path(source), None
-    if hub.is_repo_id(str(source)):
-        got = hub.download(str(source), revision, patterns=None if file is None else [file])
-        path, commit = got.folder, got.commit
-    elif revision is not None:
+    if not path.exists():
+        from tokenizers_mm.checkpoints import hub  # its client takes a while to import
+
+        if hub.is_repo_id(str(source)):
+            got = hub.download(str(source), revision, patterns=None if file is None else [file])
+            path, commit = got.folder, got.commit
+    if revision is not None and commit is None:
         raise CheckpointError(f"{source}: revision={revision!r} is for hub repositories, and this is a local path")
     if file is not None:
         path = _inside(path, file)
@@ -75,9 +75,7 @@ def load(
     elif path.exists():
         model = _from_file(path, family, ema, config)
     else:
-        raise CheckpointError(
-            f"{source}: no such file or folder, and no hub repository's name (owner/name); check the path"
-        )
+        refuse_path(source)
     if stats is not None:
         if not isinstance(model, Autoencoder):
             raise CheckpointError(f"{source}: stats={stats} is for autoencoders, and this is a {type(model).__name__}")
@@ -85,11 +83,6 @@ def load(
     if model.origin is not None and commit is not None:
         model.origin = Origin(**{**vars(model.origin), "source": str(source), "commit": commit})
     return model.to(dtype)
-
-
-def _is_tower(source: str) -> bool:
-    """Whether this names a pretrained network, and no folder is called that."""
-    return (source == "lite0" or source.startswith(("timm:", "open_clip:"))) and not Path(source).exists()
 
 
 def _tower(name: str, config: Mapping[str, Any] | None, **given: object) -> Tower:
@@ -102,7 +95,7 @@ def _tower(name: str, config: Mapping[str, Any] | None, **given: object) -> Towe
         raise CheckpointError(str(error)) from error
     library = name.partition(":")[0]
     about = getattr(getattr(tower.network, "model", None), "pretrained_cfg", None) or {}
-    tower.origin = Origin(library, name, None, _LIBRARIES[library], about.get("license") or "not stated")
+    tower.origin = Origin(library, name, None, TOWERS[library], about.get("license") or "not stated")
     return tower
 
 
@@ -111,49 +104,23 @@ def _inside(folder: Path, file: str) -> Path:
     if Path(file).is_absolute() or ".." in Path(file).parts:  # links may lead out: the hub's cache is made of them
         raise CheckpointError(f"{folder}: file={file!r} leaves the folder; give a path inside it")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; the folder holds {_listing(folder)}")
+        raise CheckpointError(f"{path}: no such file; the folder holds {listing(folder)}")
     return path
 
 
 def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Model:
-    for inner in ("", _OF_A_RUN, *hub.INNER_FOLDERS):
-        about = _config(folder / inner)
-        if about is None:
-            continue
+    for inner, about in configs_in(folder):
         if str(about.get("format")).startswith("tokenizers-mm/"):
             if family or config:
                 raise CheckpointError(
                     f"{folder}: a tokenizer of ours, whose config.json says all; leave family, config"
                 )
-            return native.load(folder / inner)
+            return native.load(inner)
         if about.get("_class_name") in diffusers.CLASSES:
-            return _from_diffusers(folder / inner, about, config)
-        if inner == "":  # another library's config: the weights say the rest
-            _refuse_generator(folder, about)
+            return _from_diffusers(inner, about, config)
+        if inner == folder:  # another library's config: the weights say the rest
             return _from_file(files.find(folder), family, ema, config, about)
-    _refuse_run(folder)
-    raise CheckpointError(
-        f"{folder}: no config.json, so this is neither a tokenizer of ours nor one in diffusers' layout; it holds "
-        f"{_listing(folder)}; give the weights file itself (or file=), which is recognised by its keys"
-    )
-
-
-def _refuse_run(folder: Path) -> None:
-    """Raise `CheckpointError` for a run folder: it has no finished tokenizer, or something else."""
-    generator = _config(folder / "generator")
-    if generator is not None:
-        _refuse_generator(folder / "generator", generator)
-    runs = [folder / part / "run.json" for part in ("", "semantic", "perceptual")]  # a fused one is two runs
-    if any(record.exists() for record in runs):
-        raise CheckpointError(
-            f"{folder}: a training run without a finished {_OF_A_RUN}/; let it finish: tmm train RECIPE --out {folder} "
-            "--resume"
-        )
-
-
-def _refuse_generator(folder: Path, about: Mapping[str, Any]) -> None:
-    if {"kind", "spec", "options"} <= about.keys():
-        raise CheckpointError(f"{folder}: a generator ({about['kind']}), not a tokenizer; backbones.load reads it")
+    refuse_folder(folder)
 
 
 def _from_diffusers(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any] | None) -> Autoencoder:
@@ -203,29 +170,11 @@ def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return out
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        about = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); copy or download it again") from error
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{path}: expected a mapping, found {str(about)[:40]}; copy or download it again")
-    return about
-
-
 def _flat(tree: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     state = {key: value for key, value in tree.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f"{path}: no tensors at its top level, where diffusers has them; found {', '.join(tree)}")
     return state
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
 
 
 def _differs(row: Family) -> str:

@@ -1,20 +1,99 @@
-"""What `load` may be given, told by its name and by what stands in a folder: no tensor is read, nothing heavy imported."""
+"""What `load` is given, told by its name and by a folder's config.json: no tensor is read, and no torch imported."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.networks import TOWERS
 
-__all__ = ["INNER_FOLDERS", "WEIGHTS", "check_source", "is_network"]
+__all__ = [
+    "INNER_FOLDERS",
+    "WEIGHTS",
+    "check_source",
+    "configs_in",
+    "is_network",
+    "listing",
+    "refuse_folder",
+    "refuse_path",
+]
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Where diffusers' pipelines keep their tokenizer.
 INNER_FOLDERS = ("vae", "vqvae", "movq")
+_OF_A_RUN = "tokenizer"  # what `tmm train` leaves in a run folder
+
+
+def check_source(source: Path | str, *, file: str | None = None, revision: str | None = None) -> None:
+    """Refuse what `load` could not even begin with, by the same `CheckpointError`; a hub repository is asked for."""
+    path = Path(source)
+    if path.is_dir():
+        if file is None and not any(configs_in(path)):
+            refuse_folder(path)
+    elif not path.exists() and not is_network(str(source)):
+        from tokenizers_mm.checkpoints import hub
+
+        if not hub.is_repo_id(str(source)):
+            refuse_path(source)
+        hub.check(str(source), revision)
 
 
 def is_network(source: str) -> bool:
     """Whether this names a pretrained network of a library, and no file or folder is called that."""
     library, colon, _ = source.partition(":")
     return library in TOWERS and bool(colon) != (library == "lite0") and not Path(source).exists()
+
+
+def configs_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """What a config.json says of a tokenizer, and its folder: the one given, a run's tokenizer, a pipeline's.
+
+    Raises `CheckpointError` for files that are not JSON, and for the folder of a generator.
+    """
+    for inner in ("", _OF_A_RUN, *INNER_FOLDERS):
+        about = _config(folder / inner)
+        if about is not None:
+            yield folder / inner, about
+
+
+def refuse_folder(folder: Path) -> NoReturn:
+    """Raise `CheckpointError` for a folder without a tokenizer: it may be an unfinished run, or a generator's."""
+    _config(folder / "generator")
+    runs = [folder / part / "run.json" for part in ("", "semantic", "perceptual")]  # a fused one is two runs
+    if any(record.exists() for record in runs):
+        raise CheckpointError(
+            f"{folder}: a training run without a finished {_OF_A_RUN}/; let it finish: tmm train RECIPE --out {folder} "
+            "--resume"
+        )
+    raise CheckpointError(
+        f"{folder}: no config.json, so this is neither a tokenizer of ours nor one in diffusers' layout; it holds "
+        f"{listing(folder)}; give the weights file itself (or file=), which is recognised by its keys"
+    )
+
+
+def refuse_path(path: Path | str) -> NoReturn:
+    """Raise `CheckpointError` for what is nothing at all."""
+    raise CheckpointError(f"{path}: no such file or folder, and no hub repository's name (owner/name); check the path")
+
+
+def listing(folder: Path) -> str:
+    """The first names in a folder, in words."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    if not path.exists():
+        return None
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error}); copy or download it again") from error
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path}: expected a mapping, found {str(about)[:40]}; copy or download it again")
+    if {"kind", "spec", "options"} <= about.keys():
+        raise CheckpointError(f"{folder}: a generator ({about['kind']}), not a tokenizer; backbones.load reads it")
+    return about
