@@ -11,13 +11,24 @@ from pydantic import Field
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, WithFeatures
 from tokenizers_mm.data.emoji import EmojiSplit, emoji
 from tokenizers_mm.data.fashion import FashionSplit, fashion_mnist
+from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.photos import training_photos
 from tokenizers_mm.data.shapes import Shapes
-from tokenizers_mm.data.sources import ImageArrays, ImageFolder, RandomCrops, Source
+from tokenizers_mm.data.sources import ImageArrays, RandomCrops, Source
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE, check_share
 from tokenizers_mm.data.words import WordSplit, words
 
-__all__ = ["EmojiImages", "FashionImages", "FolderImages", "ImageData", "PhotoCrops", "ShapeImages", "WordImages"]
+__all__ = [
+    "EmojiImages",
+    "FashionImages",
+    "FolderImages",
+    "ImageData",
+    "PhotoCrops",
+    "ShapeImages",
+    "WordImages",
+    "size_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +146,8 @@ class FolderImages:
               image, or a sub-folder per class
     features  token store that `tmm encode TEACHER PATH --size SIZE` wrote: batches carry the teacher's features; crops
               must be `centre` and `flip` false
+    max_unreadable  share of the images that may be unreadable: each is named, and the next one is used in its place;
+              more end the run. A resumed run may have another
     """
 
     path: str
@@ -144,10 +157,12 @@ class FolderImages:
     flip: bool = True
     captions: bool = False
     features: str | None = None
+    max_unreadable: float = ALLOWED_SHARE
 
     def __post_init__(self) -> None:
-        """Refuse a size that no image can have, and features of images that change."""
+        """Refuse a size that no image can have, features of images that change, and what is no share."""
         _require_positive(self, "size")
+        check_share("max_unreadable", self.max_unreadable)
         if self.features is not None and (self.flip or self.crop == "random"):
             raise ValueError(
                 f"features={self.features} with flip={self.flip}, crop={self.crop}: cached features belong to one "
@@ -157,13 +172,30 @@ class FolderImages:
     def source(self) -> Source:
         """Build the source; `ValueError` for a folder without images, or where anything does not pair."""
         folder = CaptionedFolder if self.captions else ImageFolder
-        source = folder(Path(self.path), self.size, self.crop, self.flip)
+        source = folder(Path(self.path), self.size, self.crop, self.flip, self.max_unreadable)
         return source if self.features is None else WithFeatures(source, TokenDataset(self.features))
+
+
+def size_of(data: ImageData) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """Height and width of the images, and the keys that set them: one for a square, else one for each."""
+    keys = _SIZE_KEYS[data.kind]
+    sides = [int(getattr(data, key)) for key in keys]
+    return keys, (sides[0], sides[-1])
 
 
 ImageData = Annotated[
     PhotoCrops | ShapeImages | EmojiImages | FashionImages | WordImages | FolderImages, Field(discriminator="kind")
 ]
+
+
+_SIZE_KEYS: dict[str, tuple[str, ...]] = {
+    "photos": ("crop",),
+    "shapes": ("image_size",),
+    "emoji": ("image_size",),
+    "fashion-mnist": ("image_size",),
+    "words": ("height", "width"),
+    "folder": ("size",),
+}
 
 
 def _require_positive(data: object, *names: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 import backbones
 import quantizers
-from recipes.data import ImageData
+from recipes.data import ImageData, size_of
 from tokenizers_mm.autoencoder import AutoencoderConfig
 from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
 from tokenizers_mm.objective import ObjectiveConfig
@@ -23,7 +23,7 @@ _FOLDER = Path(__file__).parent
 class TokenizerRecipe:
     """Train a tokenizer on images.
 
-    model     what to build; start  instead: a run folder, or anything `tokenizers_mm.load` takes, to go on from
+    model     what to build; start  instead: a tokenizer to go on from, anything `open_tokenizer` takes
     semantic  with start: a new semantic head for that tokenizer (TokLIP), in place of one that it may have
     freeze    parts that stay as they are: encoder (everything up to the tokens), decoder, semantic
     cache_features  keep the teacher's features of every image in memory, computed once; for images that never change.
@@ -48,6 +48,7 @@ class TokenizerRecipe:
             raise ValueError("semantic: a new head for a tokenizer to go on from; in a model it is model.semantic")
         if self.model is not None:
             build(quantizers.KINDS, self.model.bottleneck, "model.bottleneck")
+            require_size(self.data, self.model.image_size, "model.image_size")
         if self.objective.text and self.train.accumulate > 1:
             raise ValueError(
                 f"train.accumulate={self.train.accumulate}: the contrast of objective.text compares all images of a "
@@ -58,11 +59,31 @@ class TokenizerRecipe:
             raise ValueError("cache_features=True: the objective has no teacher; leave it out")
 
 
+def require_size(data: ImageData, image_size: tuple[int, int], name: str) -> None:
+    """Raise `ValueError`, with what to set instead, unless the images have the size that a tokenizer is made for.
+
+    name  of that size: a key of the recipe that can be set as well, or the tokenizer that it belongs to
+    """
+    keys, found = size_of(data)
+    if found == image_size:
+        return
+    given = ", ".join(f"data.{key}={getattr(data, key)}" for key in keys)
+    remedies = []
+    if len(keys) == 2 or image_size[0] == image_size[1]:
+        remedies.append(" ".join(f"--set data.{key}={side}" for key, side in zip(keys, image_size, strict=False)))
+    if name.startswith("model."):
+        remedies.append(f"--set '{name}={list(found)}'")
+    raise ValueError(
+        f"{given}, {name}={list(image_size)}: the images have another size than the tokenizer is made for; say "
+        f"{' or '.join(remedies) or 'data of that size'}"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FusedRecipe:
     """A semantic and a perceptual tokenizer side by side, see `tokenizers_mm.fused`.
 
-    semantic, perceptual  a recipe, trained in a folder of that name, or anything `tokenizers_mm.load` takes
+    semantic, perceptual  a recipe, trained in a folder of that name, or anything `open_tokenizer` takes
     """
 
     semantic: TokenizerRecipe | str

@@ -12,11 +12,12 @@ def resolve(folder: Path, part: str) -> Path:
 
 
 def trained_precision(run: Path) -> str:
-    """Arithmetic of a run's training as its recipe says it: no (float32), bf16 or fp16.
+    """Arithmetic of a run's training: no (float32), bf16 or fp16; what `auto` meant where it ran.
 
     Raises `ValueError` for a folder that no run has written to.
     """
     record = run / "run.json"
     if not record.exists():
         raise ValueError(f"{record}: no such file; {run} holds no run, let it finish training")
-    return str(json.loads(record.read_text())["train"]["precision"])
+    about = json.loads(record.read_text())
+    return str(about.get("precision", about["train"]["precision"]))  # the first says it since there is `auto`

@@ -10,20 +10,23 @@ from pathlib import Path
 import numpy as np
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import backbones
 from backbones import Autoregressive, Flow
-from recipes.recipe import FusedRecipe, GeneratorRecipe, Recipe, TokenizerRecipe
+from recipes.recipe import FusedRecipe, GeneratorRecipe, Recipe, TokenizerRecipe, require_size
 from recipes.sample import TOKENIZER_FILE
-from tokenizers_mm.api import Batch
+from recipes.tokenizer_source import open_tokenizer
+from tokenizers_mm.api import Batch, Tokenizer
 from tokenizers_mm.autoencoder import Autoencoder, build_autoencoder
-from tokenizers_mm.checkpoints import load, save
+from tokenizers_mm.checkpoints import save
+from tokenizers_mm.checkpoints.kinds import kind_of
 from tokenizers_mm.data.annotated import WithFeatures
 from tokenizers_mm.data.images import to_uint8
-from tokenizers_mm.data.sources import Draw, Examples, Source, draws_for
+from tokenizers_mm.data.sources import Draw, Examples, Source, batch_of, draws_for, unreadable_of
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.unreadable import Unreadable
 from tokenizers_mm.fused import Fused
 from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.objective import build_objective
@@ -31,6 +34,9 @@ from tokenizers_mm.paths import local_path
 from tokenizers_mm.semantic_head import SemanticHead
 from tokenizers_mm.towers import build_tower, cached_semantics
 from tokenizers_mm.train import Losses, Picture, train
+from tokenizers_mm.train_folder import RunFolder
+from tokenizers_mm.traits import takes_one_size
+from tokenizers_mm.writing import write_tensors, write_text, writing
 
 ADVERSARY_FILE = "adversary.safetensors"
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH, _PICTURE_IMAGES = 2048, 64, 8
@@ -58,10 +64,12 @@ def train_tokenizer(
 
     source  what `with_features` made of the recipe's data, where several runs share it
     """
-    source = with_features(recipe, recipe.data.source()) if source is None else source
+    plain = recipe.data.source() if source is None else source
+    unreadable = unreadable_of(plain, warn=_first_process())
+    source = with_features(recipe, plain, unreadable) if source is None else source
     set_seed(recipe.train.seed)  # after the teacher, whose making draws numbers: with and without it starts are equal
-    example = Examples.of(source.batch(draws_for(len(source), 1, 0, _CALIBRATION_BATCH)))
-    tokenizer = _started(recipe, source, example)
+    example = _examples(source, unreadable, seed=1, start=0, count=_CALIBRATION_BATCH)
+    tokenizer = _started(recipe, source, example, unreadable)
     objective = build_objective(tokenizer, recipe.objective, example, frozen=recipe.freeze)
     adversary = objective.adversary
     if adversary is not None and recipe.start is not None:
@@ -72,56 +80,72 @@ def train_tokenizer(
         recipe.train,
         folder,
         recipe=asdict(recipe),
-        picture=_reconstructions(tokenizer, source) if recipe.objective.draws else None,
+        picture=_reconstructions(tokenizer, source, unreadable) if recipe.objective.draws else None,
         adversary=adversary,
+        unreadable=unreadable,
         resume=resume,
     )
     tokenizer.cpu().eval()
     if "encoder" not in recipe.freeze:  # frozen, the tokens stay what they were
-        tokenizer.calibrate(_calibration(source))
+        tokenizer.calibrate(_calibration(source, unreadable))
     if _first_process():
+        RunFolder(folder).list_unreadable(unreadable.errors)
         save(tokenizer, folder / "tokenizer")
         if adversary is not None:
-            state = {name: value.cpu().contiguous() for name, value in adversary.state_dict().items()}
-            save_file(state, folder / ADVERSARY_FILE)
+            write_tensors(folder / ADVERSARY_FILE, adversary.cpu().state_dict())
     return tokenizer
 
 
 def train_fused(recipe: FusedRecipe, folder: Path, *, resume: bool = False) -> Fused:
     """Train the halves that are recipes, in folder/semantic and folder/perceptual; join and save them."""
+    halves = (("semantic", recipe.semantic), ("perceptual", recipe.perceptual))
+    opened = {name: _half(half) for name, half in halves if isinstance(half, str)}  # before anything is trained
     semantic, perceptual = (
-        load(half) if isinstance(half, str) else train_tokenizer(half, folder / name, resume=resume)
-        for name, half in (("semantic", recipe.semantic), ("perceptual", recipe.perceptual))
+        opened[name] if isinstance(half, str) else train_tokenizer(half, folder / name, resume=resume)
+        for name, half in halves
     )
     fused = Fused(semantic, perceptual, how=recipe.how)
     trained = [half for half in (recipe.perceptual, recipe.semantic) if isinstance(half, TokenizerRecipe)]
     if trained and not fused.spec.discrete:
-        fused.calibrate(_calibration(trained[0].data.source()))
+        source = trained[0].data.source()
+        fused.calibrate(_calibration(source, unreadable_of(source, warn=False)))  # training named them
     if _first_process():
         save(fused, folder / "tokenizer")
     return fused
 
 
-def with_features(recipe: TokenizerRecipe, source: Source) -> Source:
-    """The source with its teacher's features, where the recipe says they are computed once."""
+def _half(source: str) -> Tokenizer:
+    """A half that is there already; `CheckpointError` where it could not be saved with the other."""
+    half = open_tokenizer(source)
+    kind_of(half)
+    return half
+
+
+def with_features(recipe: TokenizerRecipe, source: Source, unreadable: Unreadable | None = None) -> Source:
+    """The source with its teacher's features, where the recipe says they are computed once.
+
+    unreadable  images that cannot be read are added to it
+    """
     part = recipe.objective.alignment or recipe.objective.distillation
     if not recipe.cache_features or part is None:
         return source
     tower = build_tower(part.teacher)
     draws = [Draw(index, 0) for index in range(len(source))]
     parts = range(0, len(draws), _CALIBRATION_BATCH)
-    images = (Examples.of(source.batch(draws[i : i + _CALIBRATION_BATCH])).image_BCHW for i in parts)
+    unreadable = unreadable_of(source) if unreadable is None else unreadable
+    batches = (batch_of(source, draws[i : i + _CALIBRATION_BATCH], unreadable) for i in parts)
+    images = (Examples.of(batch).image_BCHW for batch in batches)
     return WithFeatures(source, cached_semantics(tower, images))
 
 
-def _started(recipe: TokenizerRecipe, source: Source, example: Examples) -> Autoencoder:
+def _started(recipe: TokenizerRecipe, source: Source, example: Examples, unreadable: Unreadable) -> Autoencoder:
     """The tokenizer that training begins with."""
     if recipe.start is not None:
-        folder = Path(recipe.start)
-        inner = folder / "tokenizer"
-        loaded = load(inner if (inner / "config.json").exists() else recipe.start)
+        loaded = open_tokenizer(recipe.start)
         if not isinstance(loaded, Autoencoder):
             raise ValueError(f"start={recipe.start}: a {type(loaded).__name__} has nothing to train; start its parts")
+        if takes_one_size(loaded):
+            require_size(recipe.data, loaded.spec.image_size, f"image size of {recipe.start}")
         if recipe.semantic is not None:
             loaded.semantic = SemanticHead(recipe.semantic, loaded.bottleneck.dim)
             loaded.config = replace(loaded.config, semantic=recipe.semantic)
@@ -131,7 +155,7 @@ def _started(recipe: TokenizerRecipe, source: Source, example: Examples) -> Auto
     if recipe.model.linear:
         start_linear(tokenizer, example.image_BCHW)
     if recipe.model.noise:  # relative to the latents' deviation, which a frozen encoder already has
-        tokenizer.calibrate(_calibration(source))
+        tokenizer.calibrate(_calibration(source, unreadable))
     return tokenizer
 
 
@@ -156,8 +180,9 @@ def train_generator(recipe: GeneratorRecipe, folder: Path, *, resume: bool = Fal
     train(_GeneratorObjective(generator), tokens, recipe.train, folder, recipe=asdict(recipe), resume=resume)
     generator.cpu().eval()
     if _first_process():
-        backbones.save(generator, folder / "generator")
-        (folder / "generator" / TOKENIZER_FILE).write_text(tokens.fingerprint + "\n")
+        with writing(folder / "generator"):
+            backbones.save(generator, folder / "generator")
+            write_text(folder / "generator" / TOKENIZER_FILE, tokens.fingerprint + "\n")
     return generator
 
 
@@ -177,9 +202,9 @@ def _first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _reconstructions(tokenizer: Autoencoder, source: Source) -> Picture:
+def _reconstructions(tokenizer: Autoencoder, source: Source, unreadable: Unreadable) -> Picture:
     """A picture of two rows: some images of the source, and below each what the tokenizer makes of it."""
-    image_BCHW = Examples.of(source.batch(draws_for(len(source), 0, 0, _PICTURE_IMAGES))).image_BCHW
+    image_BCHW = _examples(source, unreadable, seed=0, start=0, count=_PICTURE_IMAGES).image_BCHW
 
     def picture() -> NDArray[np.uint8]:
         device = next(tokenizer.parameters()).device
@@ -193,7 +218,11 @@ def _reconstructions(tokenizer: Autoencoder, source: Source) -> Picture:
     return picture
 
 
-def _calibration(source: Source) -> Iterator[Tensor]:
+def _calibration(source: Source, unreadable: Unreadable) -> Iterator[Tensor]:
     """Images that the latent statistics are measured on: the same ones every time, fetched only where needed."""
     for start in range(0, _CALIBRATION_IMAGES, _CALIBRATION_BATCH):
-        yield Examples.of(source.batch(draws_for(len(source), 1, start, _CALIBRATION_BATCH))).image_BCHW
+        yield _examples(source, unreadable, seed=1, start=start, count=_CALIBRATION_BATCH).image_BCHW
+
+
+def _examples(source: Source, unreadable: Unreadable, *, seed: int, start: int, count: int) -> Examples:
+    return Examples.of(batch_of(source, draws_for(len(source), seed, start, count), unreadable))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tokenizers_mm.writing import append_text, write_text
 
 # Without a terminal (a log file, CI) a bar is useless: print this many plain lines over a whole run instead.
 _PLAIN_LINES = 10
@@ -42,12 +43,15 @@ class Reporter:
             lines = [json.loads(line) for line in self.path.read_text().split("\n")[:-1]]
             self.history = [line for line in lines if line["step"] <= step]
         if self.active:
-            partial = self.path.with_name(f".{self.path.name}.partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-            os.replace(partial, self.path)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.history))
         self.seconds = self.history[-1]["seconds"] if self.history else 0.0
         self.last_step, self.clock = step, time.perf_counter()
         self.progress.update(self.task, completed=step)
+
+    def say(self, line: str) -> None:
+        """One line about the run as a whole."""
+        if self.active:
+            print(line, file=sys.stderr, flush=True)
 
     def log(self, step: int, row: dict[str, float]) -> None:
         """Record one step."""
@@ -59,8 +63,7 @@ class Reporter:
         self.history.append(full)
         if not self.active:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(full) + "\n")
+        append_text(self.path, json.dumps(full) + "\n")
         state = f"loss {row['loss']:.4f}  {rate:.0f} images/s"
         self.progress.update(self.task, completed=step, state=state)
         tenth = max(1, self.steps // _PLAIN_LINES)

@@ -122,7 +122,7 @@ class Ours:
         self.steps, self.clock = 0, Clock()
 
     def __call__(self, image):
-        self.run.step(self.steps, [image])
+        self.run.players.step(self.steps, [image])
         self.steps += 1
         return self.objective.balances["adversarial"].weight.clone()
 
@@ -150,7 +150,7 @@ class Ours:
         timed(self.objective.autoencoder, "quantized", "autoencoder, forward")
         timed(self.objective.autoencoder, "pixels", "autoencoder, forward")
         timed(self.objective, "_measure", "adaptive weight")
-        timed(self.run, "_step_adversary", "discriminator's step, forward")
+        timed(self.run.players, "_step_adversary", "discriminator's step, forward")
         timed(self.run.accelerator, "backward", "autoencoder and discriminator, backward")
         self(image)
         seconds = clock.seconds
@@ -193,8 +193,8 @@ def test_step(compare, peak, size, tmp_path, monkeypatch):
     made, image = sides(size, tmp_path)
     ours = made["ours"]
     players = (
-        (ours.objective, ours.run.optimizer.optimizer),
-        (ours.run.second.adversary, ours.run.second.optimizer.optimizer),
+        (ours.objective, ours.run.players.optimizer.optimizer),
+        (ours.run.players.second.adversary, ours.run.players.second.optimizer.optimizer),
     )
     for i in (0, 1):
         expected, weight = gradients(made["vqgan"], *naive_player(made["vqgan"], i), image)

@@ -11,8 +11,9 @@ from PIL import Image
 from recipes.data import EmojiImages, FashionImages, FolderImages, ImageData, PhotoCrops, ShapeImages, WordImages
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages
+from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.labelled import MissingDataError
-from tokenizers_mm.data.sources import ImageFolder, RandomCrops, draws_for
+from tokenizers_mm.data.sources import RandomCrops, draws_for
 from tokenizers_mm.data.words import words
 
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")

@@ -27,7 +27,7 @@ def test_a_file_that_cannot_be_written_is_not_there_and_an_older_one_stays(tmp_p
     for write in (lambda: write_tensors(path, state), lambda: write_text(text, "x" * LARGE)):
         with (
             small_disk(LARGE // 2),
-            pytest.raises(WriteError, match=r"a\.\w+: cannot be written \(File too large\); free"),
+            pytest.raises(WriteError, match=r"a\.\w+: cannot be .*\(File too large\); free"),
         ):
             write()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
@@ -49,7 +49,7 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path):
 def test_what_cannot_be_added_whole_is_not_added(tmp_path, small_disk):
     path = tmp_path / "history.jsonl"
     append_text(path, "1\n")
-    with small_disk(10_000), pytest.raises(WriteError, match="history.jsonl: cannot be written"):
+    with small_disk(10_000), pytest.raises(WriteError, match=r"history\.jsonl: cannot be written"):
         append_text(path, "x" * LARGE)
     assert path.read_text() == "1\n"
     append_text(path, "2\n")
@@ -59,10 +59,14 @@ def test_what_cannot_be_added_whole_is_not_added(tmp_path, small_disk):
 
 
 def test_errors_that_are_not_the_disks_pass_unchanged(tmp_path):
-    for error in (ValueError("a"), ConnectionError("b"), KeyboardInterrupt("c")):
-        with pytest.raises(type(error), match=str(error)) as caught, whole_file(tmp_path / "a") as partial:
+    def half(error):
+        with whole_file(tmp_path / "a") as partial:
             partial.write_text("half")
             raise error
+
+    for error in (ValueError("a"), ConnectionError("b"), KeyboardInterrupt("c")):
+        with pytest.raises(type(error), match=str(error)) as caught:
+            half(error)
         assert caught.value is error
         assert list(tmp_path.iterdir()) == []
 

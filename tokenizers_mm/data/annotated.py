@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.images import SUFFIXES, ImageError, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.notes import read_notes
 from tokenizers_mm.data.shards import digest
-from tokenizers_mm.data.sources import Draw, Examples, ImageFolder, Source
+from tokenizers_mm.data.sources import Draw, Examples, Fetched, Source, batch_of, fetch
 from tokenizers_mm.data.store import TokenDataset
-from tokenizers_mm.data.unreadable import Unreadable
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable
 from tokenizers_mm.semantics import Semantics
 
 __all__ = ["CaptionedFolder", "LabelledImages", "WithFeatures", "labelled_folder"]
@@ -92,22 +93,35 @@ class CaptionedFolder:
     """
 
     def __init__(
-        self, path: str | Path, size: int, crop: Literal["random", "centre"] = "random", flip: bool = True
+        self,
+        path: str | Path,
+        size: int,
+        crop: Literal["random", "centre"] = "random",
+        flip: bool = True,
+        max_unreadable: float = ALLOWED_SHARE,
     ) -> None:
-        self.images = ImageFolder(path, size, crop, flip)
+        self.images = ImageFolder(path, size, crop, flip, max_unreadable)
         self.notes = read_notes(path, self.images.files)
-        self.files, self.keys, self.fixed = self.images.files, self.images.keys, self.images.fixed
-        self.image_size = (size, size)
+        self.path, self.files, self.keys, self.fixed = path, self.images.files, self.images.keys, self.images.fixed
+        self.image_size, self.max_unreadable, self.refuse = (size, size), max_unreadable, self.images.refuse
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, draws: Sequence[Draw]) -> Examples:
-        """Float images [B, 3, size, size] in [-1, 1] with what is known about them."""
-        chosen = [draw.index for draw in draws]
+        """Float images [B, 3, size, size] in [-1, 1] with what is known about them; see `ImageFolder.batch`."""
+        examples: Examples = batch_of(self, draws)
+        return examples
+
+    def fetch(self, draws: Sequence[Draw]) -> Fetched:
+        """As `ImageFolder.fetch`; captions and labels are those of the images shown."""
+        fetched = self.images.fetch(draws)
+        if fetched.batch is None:
+            return fetched
+        chosen = [draw.index for draw in fetched.draws]
         captions = tuple(self.notes.captions[i] for i in chosen) if self.notes.captions else ()
         labels_B = torch.tensor([self.notes.labels[i] for i in chosen]) if self.notes.labels else None
-        return Examples(self.images.batch(draws), captions, labels_B)
+        return fetched._replace(batch=Examples(fetched.batch, captions, labels_B))
 
 
 class WithFeatures:
@@ -130,6 +144,8 @@ class WithFeatures:
                 "beside them would be those of other images; switch that off, or compute features while training"
             )
         self.source, self.features = source, features
+        self.path = getattr(source, "path", type(source).__name__)
+        self.max_unreadable = getattr(source, "max_unreadable", ALLOWED_SHARE)
         self.rows = _rows_by_key(source, features) if isinstance(features, TokenDataset) else list(range(len(source)))
         if isinstance(features, Semantics) and len(features) != len(source):
             raise ValueError(f"features of {len(features)} images for a source of {len(source)}; they must pair")
@@ -139,14 +155,24 @@ class WithFeatures:
 
     def batch(self, draws: Sequence[Draw]) -> Examples:
         """The source's batch with float32 `features`."""
-        rows = [self.rows[draw.index] for draw in draws]
-        examples = Examples.of(self.source.batch(draws))
+        examples: Examples = batch_of(self, draws)
+        return examples
+
+    def fetch(self, draws: Sequence[Draw]) -> Fetched:
+        """What the source fetches, with the features of the images shown."""
+        fetched = fetch(self.source, draws)
+        if fetched.batch is None:
+            return fetched
+        features = self._features([self.rows[draw.index] for draw in fetched.draws])
+        return fetched._replace(batch=replace(Examples.of(fetched.batch), features=features))
+
+    def _features(self, rows: list[int]) -> Semantics:
         if isinstance(self.features, Semantics):
-            return replace(examples, features=self.features[rows].to(torch.float32))
+            return self.features[rows].to(torch.float32)
         patch_BND = self.features.batch(rows).tokens.data.float()
         grid = self.features.spec.grid
         assert not isinstance(grid[0], tuple)
-        return replace(examples, features=Semantics(patch_BND, patch_BND.mean(1), grid))
+        return Semantics(patch_BND, patch_BND.mean(1), grid)
 
 
 def labelled_folder(
@@ -194,7 +220,7 @@ def _rows_by_key(source: Any, store: TokenDataset) -> list[int]:
     if not hasattr(source, "keys"):
         raise ValueError(f"{type(source).__name__} has no keys to find its images in {store.path} by")
     rows = {_bare(key): row for row, key in enumerate(store.keys)}
-    missing = [key for key in source.keys if _bare(key) not in rows]
+    missing = _refuse_quarantined(source, store, [key for key in source.keys if _bare(key) not in rows])
     if missing:
         raise ValueError(
             f"{store.path}: made of other images: {len(missing)} of {len(source.keys)} are not in it, the first is "
@@ -207,7 +233,18 @@ def _rows_by_key(source: Any, store: TokenDataset) -> list[int]:
             "another shape, so their positions differ"
         )
     _compare_files(source, store, rows)
-    return [rows[_bare(key)] for key in source.keys]
+    return [rows.get(_bare(key), -1) for key in source.keys]
+
+
+def _refuse_quarantined(source: Any, store: TokenDataset, missing: list[str]) -> list[str]:
+    """Let the source pass over images that could not be encoded, where it can; the other missing ones remain."""
+    refused = {_bare(key): item for key, item in store.quarantined.items()} if hasattr(source, "refuse") else {}
+    indices = {key: index for index, key in enumerate(source.keys)}
+    for key in missing:
+        if _bare(key) in refused:
+            item = refused[_bare(key)]
+            source.refuse(indices[key], item.stage, f"{item.error} (when {store.path} was made, so it has no features)")
+    return [key for key in missing if _bare(key) not in refused]
 
 
 def _compare_files(source: Any, store: TokenDataset, rows: dict[str, int]) -> None:
@@ -215,7 +252,8 @@ def _compare_files(source: Any, store: TokenDataset, rows: dict[str, int]) -> No
     files: Sequence[Path] = getattr(source, "files", ())
     if not files:
         return
-    chosen = np.unique(np.linspace(0, len(files) - 1, _COMPARED_FILES).astype(int))
+    spread = np.unique(np.linspace(0, len(files) - 1, _COMPARED_FILES).astype(int))
+    chosen = [index for index in spread if _bare(source.keys[index]) in rows]
     recorded = store.source_sha256([rows[_bare(source.keys[index])] for index in chosen])
     for index, sha256 in zip(chosen, recorded, strict=True):
         if sha256 and digest(files[index].read_bytes()) != sha256:

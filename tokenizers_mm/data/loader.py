@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tokenizers_mm.data.sources import Draw, Source, draws_for
+from tokenizers_mm.data.sources import Draw, Fetched, Source, draws_for, fetch
+from tokenizers_mm.interrupt import leave_signals_to_the_main_process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +43,19 @@ class _Draws(Sampler[list[Draw]]):
                 yield draws_for(self.length, p.seed, first, p.micro_size)
 
 
-class _Fetch(Dataset[Any]):
+class _Fetch(Dataset[Fetched]):
     """Lets DataLoader workers fetch whole batches."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, draws: list[Draw]) -> Any:
-        return self.source.batch(draws)
+    def __getitem__(self, draws: list[Draw]) -> Fetched:
+        return fetch(self.source, draws)
 
 
-def micro_batches(source: Source, positions: Positions, start: int, *, workers: int = 0) -> Iterator[Any]:
+def micro_batches(source: Source, positions: Positions, start: int, *, workers: int = 0) -> Iterator[Fetched]:
     """This process's micro-batches from step `start` on; the same for any number of workers."""
-    loader: DataLoader[Any] = DataLoader(
+    loader: DataLoader[Fetched] = DataLoader(
         _Fetch(source),
         sampler=_Draws(len(source), positions, start),
         batch_size=None,
@@ -63,6 +64,7 @@ def micro_batches(source: Source, positions: Positions, start: int, *, workers: 
         # Else it would draw its seed from the random numbers of the objective, again in every resumed run.
         generator=torch.Generator(),
         persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_the_main_process,
     )
     return iter(loader)
 

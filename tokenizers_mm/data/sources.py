@@ -9,11 +9,11 @@ Shape letters: B batch, N images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,10 +21,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tokenizers_mm.data.images import centre_crop, decode, find_images, resize_shorter
+from tokenizers_mm.data.images import ImageError
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable
 from tokenizers_mm.semantics import Semantics
 
-__all__ = ["Draw", "Examples", "ImageArrays", "ImageFolder", "RandomCrops", "Source", "draws_for"]
+__all__ = [
+    "Draw",
+    "Examples",
+    "Fetched",
+    "ImageArrays",
+    "RandomCrops",
+    "Source",
+    "account",
+    "batch_of",
+    "draws_for",
+    "fetch",
+    "signed",
+    "unreadable_of",
+]
 
 Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -82,13 +96,63 @@ class Examples:
 class Source(Protocol):
     """Anything indexable that makes batches: images here, tokens in a token store.
 
-    Sources of images also say whether they are `fixed`: an item is the same image whenever it is drawn.
+    Sources of images also say whether they are `fixed`: an item is the same image whenever it is drawn. Sources that
+    may meet images that cannot be read have a `fetch` as well, which says what it replaced.
     """
 
     def __len__(self) -> int: ...
 
     def batch(self, draws: Sequence[Draw]) -> Any:
         """Fetch these items; the same draws always give the same batch."""
+
+
+class Fetched(NamedTuple):
+    """A batch, and what had to be replaced for it; small beside the batch, to go from process to process.
+
+    batch    None where too many images cannot be read
+    draws    those that the batch shows: other than those asked for where images cannot be read
+    refused  key -> error of the images that were replaced
+    """
+
+    batch: Any
+    draws: Sequence[Draw]
+    refused: Mapping[str, ImageError]
+
+
+def fetch(source: Source, draws: Sequence[Draw]) -> Fetched:
+    """Fetch these items of any source; in place of those that cannot be read come others, the same every time."""
+    own = getattr(source, "fetch", None)
+    fetched: Fetched = Fetched(source.batch(draws), draws, {}) if own is None else own(draws)
+    return fetched
+
+
+def unreadable_of(source: Source, *, warn: bool = True) -> Unreadable:
+    """An empty ledger for the images of a source; with `warn` each of them is a warning when it is added."""
+    return Unreadable(
+        getattr(source, "path", type(source).__name__),
+        len(source),
+        getattr(source, "max_unreadable", ALLOWED_SHARE),
+        report=_warn if warn else lambda _: None,
+        remedy="repair or remove them, or raise data.max_unreadable",
+    )
+
+
+def account(refused: Mapping[str, ImageError], unreadable: Unreadable) -> None:
+    """Add what was refused to a ledger; raises `TooManyUnreadable`, at the latest where no image is left."""
+    for key, error in refused.items():
+        unreadable.add(key, error)
+    unreadable.require_one()
+
+
+def batch_of(source: Source, draws: Sequence[Draw], unreadable: Unreadable | None = None) -> Any:
+    """Fetch these items; what cannot be read is added to a ledger, by default one for this batch alone."""
+    fetched = fetch(source, draws)
+    account(fetched.refused, unreadable_of(source) if unreadable is None else unreadable)
+    return fetched.batch
+
+
+def _warn(error: ImageError) -> None:
+    warnings.warn(f"{error}; the next image is used instead", stacklevel=2)
 
 
 def draws_for(length: int, seed: int, start: int, count: int) -> list[Draw]:
@@ -130,7 +194,7 @@ class ImageArrays:
 
     def batch(self, draws: Sequence[Draw]) -> Tensor:
         """Float [B, C, H, W] in [-1, 1]; seeds play no part."""
-        return _signed(self.images[[draw.index for draw in draws]])
+        return signed(self.images[[draw.index for draw in draws]])
 
 
 class RandomCrops:
@@ -212,41 +276,7 @@ def _recolour(rng: np.random.Generator) -> tuple[Floats, np.float32]:
     return (sign * contrast * permute @ saturate).astype(np.float32), np.float32(rng.uniform(-0.2, 0.2))
 
 
-class ImageFolder:
-    """Image files of a folder, decoded when drawn; the shorter side is resized, then a square is cropped.
-
-    Raises `ValueError` for a folder without images, and when a batch meets a file that does not decode.
-    """
-
-    def __init__(
-        self, path: str | Path, size: int, crop: Literal["random", "centre"] = "random", flip: bool = True
-    ) -> None:
-        if size < 1 or crop not in ("random", "centre"):
-            raise ValueError(f"size={size}, crop={crop!r}: expected size >= 1 and crop random or centre")
-        self.files = find_images(path)
-        self.keys = [file.relative_to(path).as_posix() for file in self.files]
-        self.size, self.crop, self.flip = size, crop, flip
-        self.image_size = (size, size)
-        self.fixed = crop == "centre" and not flip
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def batch(self, draws: Sequence[Draw]) -> Tensor:
-        """Float [B, 3, size, size] in [-1, 1]."""
-        return _signed(np.stack([self._image(draw) for draw in draws]))
-
-    def _image(self, draw: Draw) -> Pixels:
-        rng = np.random.default_rng(draw.seed)
-        image = resize_shorter(decode(self.files[draw.index]), self.size)
-        if self.crop == "centre":
-            image = centre_crop(image, self.size, self.size)
-        else:
-            top, left = (int(rng.integers(0, have - self.size + 1)) for have in image.shape[:2])
-            image = image[top : top + self.size, left : left + self.size]
-        return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
-
-
-def _signed(images_NHWC: Pixels) -> Tensor:
+def signed(images_NHWC: Pixels) -> Tensor:
+    """Uint8 [N, H, W, C] to float [N, C, H, W] in [-1, 1]."""
     floats = np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)).astype(np.float32)
     return torch.from_numpy(floats / np.float32(127.5) - np.float32(1))

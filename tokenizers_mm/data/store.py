@@ -122,6 +122,7 @@ class TokenDataset:
     codebook_VD                    vector of every code, or None
     captions                       one text per item ("" where it has none), or () where no item has one
     labels_I                       int64 (-1 where an item has none), or None where no item has one
+    quarantined                    key -> what could not be stored, and why
 
     Raises `ValueError` for a folder that is no store, a damaged or unfinished store, or a key that occurs twice.
     """
@@ -137,8 +138,9 @@ class TokenDataset:
             raise ValueError(f"{self.path}: {len(self._shards)} of {expected} shards are there; finish the encoding")
         rows: dict[str, list[Any]] = {"key": [], "caption": [], "label": []}
         starts = [0]
+        self.quarantined: dict[str, Quarantined] = {}
         for shard in self._shards:
-            shard.record()
+            self.quarantined |= {item["key"]: Quarantined(**item) for item in shard.record()["quarantined"]}
             for name, values in shard.rows(tuple(rows)).items():
                 rows[name] += values
             starts.append(len(rows["key"]))
@@ -170,7 +172,10 @@ class TokenDataset:
         return digests
 
     def batch(self, items: Sequence[Draw] | Sequence[int] | Tensor) -> Batch:
-        """Tokens, captions and labels of these items, in this order; reads only the rows asked for."""
+        """Tokens, captions and labels of these items, in this order; reads only the rows asked for.
+
+        Codes are int64 [B, N, S], latents bfloat16 [B, N, D]. Raises `ValueError` for items that are not there.
+        """
         wanted = [item.index if isinstance(item, Draw) else int(item) for item in items]
         if wanted and not 0 <= min(wanted) <= max(wanted) < len(self):
             raise ValueError(f"{self.path}: items {min(wanted)}..{max(wanted)} asked for, 0..{len(self) - 1} are there")

@@ -347,9 +347,7 @@ def test_a_run_folder_gives_its_tokenizer(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "step_0000500").mkdir(parents=True)
     (run / "run.json").write_text("{}")
-    with pytest.raises(
-        CheckpointError, match=r"run: a training run without a finished tokenizer.*--out \S*run --resume"
-    ):
+    with pytest.raises(CheckpointError, match=r"run: a training run without a finished .*--out \S*run --resume"):
         load(run)
     model = model_of()
     save(model, run / "tokenizer")
@@ -357,9 +355,7 @@ def test_a_run_folder_gives_its_tokenizer(tmp_path):
     assert fingerprint(Autoencoder.from_pretrained(run)) == fingerprint(model)
     with pytest.raises(CheckpointError, match=r"run: a tokenizer of ours, whose config\.json says all"):
         load(run, family="sd")
-    with pytest.raises(
-        CheckpointError, match=r"run/a\.pt: no such file; the folder holds checkpoints, run\.json, token"
-    ):
+    with pytest.raises(CheckpointError, match=r"run/a\.pt: no such file; the folder holds checkpoints, run\.json"):
         load(run, file="a.pt")
 
 

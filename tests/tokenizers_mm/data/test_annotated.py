@@ -10,9 +10,10 @@ from PIL import Image
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, WithFeatures, labelled_folder
 from tokenizers_mm.data.encode import encode_folder
+from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, ImageFolder, RandomCrops, draws_for
+from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, RandomCrops, draws_for
 from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.semantics import Semantics
 
@@ -136,6 +137,47 @@ def test_folders_with_captions(folder):
     (folder / "b.txt").write_text("")
     with pytest.raises(ValueError, match=r"b\.txt: the caption is empty"):
         CaptionedFolder(folder, 16)
+
+
+@pytest.mark.filterwarnings("ignore:.*the next image is used:UserWarning")
+def test_captions_labels_and_features_are_those_of_the_image_that_stands_in(folder, tmp_path):
+    features = store(folder, tmp_path / "store")
+    options = {"crop": "centre", "flip": False}
+    whole = WithFeatures(CaptionedFolder(folder, 16, **options), features).batch([Draw(2, 0), Draw(0, 0)])
+    (folder / "b.png").write_bytes(b"broken")
+    source = CaptionedFolder(folder, 16, **options)
+    quarantined = store(folder, tmp_path / "later")  # lacks b.png, which could not be encoded
+    assert quarantined.quarantined["b.png"].stage == "header"
+    given = [Draw(1, 0), Draw(0, 0)]
+    for found in (
+        source.fetch(given),
+        WithFeatures(source, Semantics(*(part.float() for part in memory(features)), (2, 2))).fetch(given),
+        WithFeatures(CaptionedFolder(folder, 16, **options), quarantined).fetch(given),
+    ):
+        assert [draw.index for draw in found.draws] == [2, 0]
+        assert list(found.refused) == ["b.png"]
+        assert torch.equal(found.batch.image_BCHW, whole.image_BCHW)
+        assert found.batch.captions == ("caption 2", "caption 0")
+        assert found.batch.labels_B.tolist() == [0, 0]
+        if found.batch.features is not None:
+            assert torch.equal(found.batch.features.patch_BND, whole.features.patch_BND)
+    assert torch.equal(source.batch(given).image_BCHW, whole.image_BCHW)
+    # One whose features are missing is passed over although it can be read.
+    Image.fromarray(pictures(3)[1]).save(folder / "b.png")
+    repaired = WithFeatures(ImageFolder(folder, 16, **options), quarantined).fetch(given)
+    assert [draw.index for draw in repaired.draws] == [2, 0]
+    assert "so it has no features" in repaired.refused["b.png"].reason
+    assert [draw.index for draw in source.fetch(given).draws] == [1, 0]
+    # Images that nobody tried to encode are still a mistake.
+    Image.fromarray(pictures(3)[1]).save(folder / "new.png")
+    with pytest.raises(ValueError, match=r"made of other images: 1 of 4 are not in it, the first is 'new\.png'"):
+        WithFeatures(ImageFolder(folder, 16, **options), quarantined)
+
+
+def memory(features):
+    """All features of a store, as `Semantics` takes them."""
+    patch_BND = features.batch(range(len(features))).tokens.data
+    return patch_BND, patch_BND.float().mean(1)
 
 
 def test_features_of_a_store_are_found_by_key(folder, tmp_path):

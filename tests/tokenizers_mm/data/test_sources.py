@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from tokenizers_mm.data.sources import Draw, ImageArrays, ImageFolder, RandomCrops, draws_for
+from tokenizers_mm.data.sources import Draw, ImageArrays, RandomCrops, draws_for
 
 
 def _photo(height, width, seed=0):
@@ -97,19 +96,3 @@ def test_crops_refuse_what_they_cannot_cut():
         RandomCrops([_photo(40, 40), _photo(10, 40)], 16)
     with pytest.raises(ValueError, match="0 photos"):
         RandomCrops([], 16)
-
-
-def test_image_folder_crops_and_names_bad_files(tmp_path):
-    Image.fromarray(_photo(20, 40)).save(tmp_path / "a.png")
-    Image.fromarray(_photo(40, 20)).save(tmp_path / "b.png")
-    source = ImageFolder(tmp_path, 16)
-    batch = source.batch(draws_for(len(source), 0, 0, 6))
-    assert batch.shape == (6, 3, 16, 16)
-    centre = ImageFolder(tmp_path, 20, crop="centre", flip=False).batch([Draw(0, 0)])
-    expected = torch.tensor(_photo(20, 40)[:, 10:30]).permute(2, 0, 1) / 127.5 - 1
-    assert torch.equal(centre[0], expected)
-    (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(ValueError, match=r"a\.png: header: no image format is recognised"):
-        source.batch([Draw(0, 0)])
-    with pytest.raises(ValueError, match="crop='middle'"):
-        ImageFolder(tmp_path, 16, crop="middle")

@@ -1,0 +1,73 @@
+"""`tmm train`: trains what a recipe says; a signal or a full disk ends it with the command that goes on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+__all__ = ["resume_command", "train"]
+
+_CTRL_C = 130
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one (see `tmm recipes`).")],
+    out: Annotated[Path, typer.Option(help="Run folder: result, history, pictures, checkpoints.")],
+    assign: Annotated[list[str] | None, typer.Option("--set", help="Override: path.to.key=value (repeatable).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Fine-tune this tokenizer (named as for `tmm eval`), build none.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Leave this as it is: encoder, decoder or semantic (repeatable).")
+    ] = None,
+) -> None:
+    """Train a tokenizer or a generator. Several processes: `accelerate launch -m recipes.cli train ...`.
+
+    Ctrl-C or SIGTERM ends the step, writes a checkpoint and says how to go on (exit status 130 or 143); a second one
+    ends at once.
+    """
+    from recipes.recipe import load_recipe
+    from recipes.train import run
+    from tokenizers_mm.interrupt import Interrupted, termination_raises
+    from tokenizers_mm.writing import WriteError
+
+    given = list(assign or [])
+    if start is not None:
+        given += ["model=null", f"start={start}"]
+    if freeze:
+        given.append(f"freeze=[{', '.join(freeze)}]")
+    go_on = f"go on with: {resume_command(recipe, out, assign, start, freeze)}"
+    try:
+        with termination_raises():
+            result = run(load_recipe(recipe, given), out, resume=resume)
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":
+            line = f"[bold yellow]stopped:[/] {escape(str(stop) or 'at once')}; {escape(go_on)}"
+            Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+        raise typer.Exit(stop.status if isinstance(stop, Interrupted) else _CTRL_C) from None
+    except WriteError as error:
+        raise error.then(f"; {go_on}") from error
+    print(f"saved {result}")
+
+
+def resume_command(
+    recipe: str, out: Path, assign: list[str] | None, start: str | None, freeze: list[str] | None
+) -> str:
+    """The command line that goes on with a run, as a shell takes it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    launch = ["accelerate", "launch", "--num_processes", str(count), "-m", "recipes.cli"] if count > 1 else ["tmm"]
+    words = [*launch, "train", recipe, "--out", str(out)]
+    for assignment in assign or []:
+        words += ["--set", assignment]
+    if start is not None:
+        words += ["--from", start]
+    for part in freeze or []:
+        words += ["--freeze", part]
+    return shlex.join([*words, "--resume"])
