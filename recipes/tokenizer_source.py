@@ -60,7 +60,7 @@ def check_source(source: str | Path) -> None:
         from tokenizers_mm.checkpoints.source import check_source as check
 
         return check(source)
-    name = str(source).partition(":")[0].partition(".")[0]
+    name = _module_name(str(source)).partition(".")[0]
     if name not in sys.modules and find_spec(name) is None and PathFinder.find_spec(name, [os.getcwd()]) is None:
         raise _no_module(str(source), name)
 
@@ -72,7 +72,7 @@ def names_an_object(source: TokenizerSource) -> bool:
 
 
 def _imported(source: str) -> Tokenizer:
-    module, _, attribute = source.partition(":")
+    module, attribute = _module_name(source), source.partition(":")[2]
     found: Any = _module(source, module)
     for depth, part in enumerate(attribute.split(".")):
         if not hasattr(found, part):
@@ -86,9 +86,14 @@ def _imported(source: str) -> Tokenizer:
     return check_tokenizer(found, source)
 
 
-def _module(source: str, name: str) -> Any:
+def _module_name(source: str) -> str:
+    name = source.partition(":")[0]
     if name.endswith(".py"):
         raise ValueError(f"{source}: name the module as it is imported, {name.removesuffix('.py')}:...")
+    return name
+
+
+def _module(source: str, name: str) -> Any:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)  # for good: what the module imports later must be found too

@@ -47,6 +47,19 @@ def test_a_frozen_encoder_keeps_every_token(first, tmp_path):
     assert not torch.equal(before.features(batch)[0], free.features(batch)[0])
 
 
+def test_an_object_of_ours_is_trained_and_saved_and_no_other(plain, tmp_path):
+    run(recipe_of(model=None, start="plain_tokenizers:autoencoder", freeze=("encoder",)), tmp_path / "run")
+    assert load(tmp_path / "run" / "tokenizer").spec == plain.autoencoder().spec
+    with pytest.raises(ValueError, match="start=plain_tokenizers:Pool: a Pool has nothing to train"):
+        run(recipe_of(model=None, start="plain_tokenizers:Pool"), tmp_path / "other")
+    half = recipe_of(objective=ObjectiveConfig(l1=1))
+    run(FusedRecipe(semantic="plain_tokenizers:autoencoder", perceptual=half, how="sequence"), tmp_path / "fused")
+    assert load(tmp_path / "fused" / "tokenizer").semantic.spec == plain.autoencoder().spec
+    with pytest.raises(ValueError, match="Pool: only tokenizers of the kinds autoencoder, tower, fused can be saved"):
+        run(FusedRecipe(semantic=half, perceptual="plain_tokenizers:Pool"), tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()  # before anything was trained
+
+
 def test_a_run_goes_on_with_the_discriminator_that_is_there(first, tmp_path):
     trained = load_file(first / ADVERSARY_FILE)
     still = replace(OBJECTIVE, adversarial=replace(ADVERSARIAL, start=100))

@@ -155,7 +155,7 @@ def test_tokenizer_and_images_of_encode_go_to_the_device(plain, tones, tmp_path)
     for device in ("cpu", "meta"):  # the one device beside the CPU that every machine has
         tokenizer = Moving(plain.Means())
         tokenizer.fingerprint = "moving"
-        encode_folder(tokenizer, tones, tmp_path / device, size=32, device=device)
+        encode_folder(tokenizer, tones, tmp_path / device, size=32, device=torch.device(device))
         assert (tokenizer.sent, set(tokenizer.seen)) == ([device], {device})
 
 
