@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from recipes.recipe import load_recipe
     from recipes.sample import sample_images, save_strip
     from recipes.tokenizer_source import open_tokenizer
+    from recipes.train import train_recipe
 
 __all__ = [
     "Captioned",
@@ -26,6 +27,7 @@ __all__ = [
     "open_tokenizer",
     "sample_images",
     "save_strip",
+    "train_recipe",
     "write_captions",
     "write_comparison",
 ]
@@ -40,6 +42,7 @@ _HOMES = {
     "open_tokenizer": "recipes.tokenizer_source",
     "sample_images": "recipes.sample",
     "save_strip": "recipes.sample",
+    "train_recipe": "recipes.train",
     "write_captions": "recipes.caption",
     "write_comparison": "recipes.compare.page",
 }

@@ -42,9 +42,17 @@ ADVERSARY_FILE = "adversary.safetensors"
 _CALIBRATION_IMAGES, _CALIBRATION_BATCH, _PICTURE_IMAGES = 2048, 64, 8
 
 
-def run(recipe: Recipe, folder: Path, *, resume: bool = False) -> Path:
-    """Train and save; returns the folder of the finished tokenizer or generator."""
-    local_path(folder, "folder")  # before data and teachers are read
+def train_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False) -> Path:
+    """Train and save; returns the folder of the finished tokenizer or generator.
+
+    recipe  what `load_recipe` gives
+    folder  run folder: result, history, pictures, checkpoints
+    resume  go on from the last checkpoint in it
+
+    Raises `ValueError` for a folder that holds a run already (unless it is resumed), and for data, tokenizers or
+    networks that are not there or do not fit.
+    """
+    folder = local_path(folder, "folder")  # before data and teachers are read
     if isinstance(recipe, GeneratorRecipe):
         train_generator(recipe, folder, resume=resume)
         return folder / "generator"

@@ -34,7 +34,7 @@ def train(
     ends at once.
     """
     from recipes.recipe import load_recipe
-    from recipes.train import run
+    from recipes.train import train_recipe
     from tokenizers_mm.interrupt import Interrupted, termination_raises
     from tokenizers_mm.writing import WriteError
 
@@ -46,7 +46,7 @@ def train(
     go_on = f"go on with: {resume_command(recipe, out, assign, start, freeze)}"
     try:
         with termination_raises():
-            result = run(load_recipe(recipe, given), out, resume=resume)
+            result = train_recipe(load_recipe(recipe, given), out, resume=resume)
     except KeyboardInterrupt as stop:
         if os.environ.get("RANK", "0") == "0":
             line = f"[bold yellow]stopped:[/] {escape(str(stop) or 'at once')}; {escape(go_on)}"

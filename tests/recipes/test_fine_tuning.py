@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from recipes.recipe import FusedRecipe, TokenizerRecipe, load_recipe
-from recipes.train import ADVERSARY_FILE, run, train_tokenizer
+from recipes.train import ADVERSARY_FILE, train_recipe, train_tokenizer
 from tokenizers_mm import Fused, load
 from tokenizers_mm.config import ConfigError
 from tokenizers_mm.data.annotated import LabelledImages
@@ -33,7 +33,7 @@ def recipe_of(name="shapes_fsq", **changes):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first") / "run"
-    run(recipe_of(), folder)
+    train_recipe(recipe_of(), folder)
     return folder
 
 
@@ -48,15 +48,17 @@ def test_a_frozen_encoder_keeps_every_token(first, tmp_path):
 
 
 def test_an_object_of_ours_is_trained_and_saved_and_no_other(plain, tmp_path):
-    run(recipe_of(model=None, start="plain_tokenizers:autoencoder", freeze=("encoder",)), tmp_path / "run")
+    train_recipe(recipe_of(model=None, start="plain_tokenizers:autoencoder", freeze=("encoder",)), tmp_path / "run")
     assert load(tmp_path / "run" / "tokenizer").spec == plain.autoencoder().spec
     with pytest.raises(ValueError, match="start=plain_tokenizers:Pool: a Pool has nothing to train"):
-        run(recipe_of(model=None, start="plain_tokenizers:Pool"), tmp_path / "other")
+        train_recipe(recipe_of(model=None, start="plain_tokenizers:Pool"), tmp_path / "other")
     half = recipe_of(objective=ObjectiveConfig(l1=1))
-    run(FusedRecipe(semantic="plain_tokenizers:autoencoder", perceptual=half, how="sequence"), tmp_path / "fused")
+    train_recipe(
+        FusedRecipe(semantic="plain_tokenizers:autoencoder", perceptual=half, how="sequence"), tmp_path / "fused"
+    )
     assert load(tmp_path / "fused" / "tokenizer").semantic.spec == plain.autoencoder().spec
     with pytest.raises(ValueError, match="Pool: only tokenizers of the kinds autoencoder, tower, fused can be saved"):
-        run(FusedRecipe(semantic=half, perceptual="plain_tokenizers:Pool"), tmp_path / "refused")
+        train_recipe(FusedRecipe(semantic=half, perceptual="plain_tokenizers:Pool"), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()  # before anything was trained
 
 
@@ -113,7 +115,7 @@ def captioned(count):
 
 def test_halves_may_be_recipes_or_tokenizers_that_exist(first, tmp_path):
     half = recipe_of(objective=ObjectiveConfig(l1=1))
-    run(FusedRecipe(semantic=half, perceptual=str(first / "tokenizer"), how="sequence"), tmp_path / "run")
+    train_recipe(FusedRecipe(semantic=half, perceptual=str(first / "tokenizer"), how="sequence"), tmp_path / "run")
     fused = load(tmp_path / "run" / "tokenizer")
     assert isinstance(fused, Fused)
     assert (tmp_path / "run" / "semantic" / "tokenizer" / "config.json").exists()

@@ -14,7 +14,7 @@ from recipes.compare.measure import Settings, compare_tokenizers
 from recipes.compare.page import write_comparison
 from recipes.evaluate import evaluate_images
 from recipes.recipe import load_recipe
-from recipes.train import run
+from recipes.train import train_recipe
 from tokenizers_mm import build_autoencoder, save
 from tokenizers_mm.networks import LPIPS_BACKBONES
 from tokenizers_mm.towers.weights import file_sha256
@@ -57,13 +57,13 @@ def test_a_recipe_says_which_file(folder, tmp_path):
     terms = {}
     for name, net in (("vgg", "vgg"), ("squeeze", "squeeze"), ("other", "squeeze")):
         chosen = [f"objective.perceptual_weights={folder / f'{name}.pth'}", f"objective.perceptual_network=lpips-{net}"]
-        run(load_recipe("shapes_fsq", [*TINY, *chosen]), tmp_path / name)
+        train_recipe(load_recipe("shapes_fsq", [*TINY, *chosen]), tmp_path / name)
         terms[name] = terms_of(tmp_path / name)
         assert len(terms[name]) == 2
         assert all(term > 0 for term in terms[name])
     assert terms["squeeze"][0] != terms["other"][0]  # the same images and the same start
     with pytest.raises(ValueError, match=rf"{LPIPS_BACKBONES['vgg']}.*--set objective\.perceptual_weights="):
-        run(load_recipe("shapes_fsq", TINY), tmp_path / "without")
+        train_recipe(load_recipe("shapes_fsq", TINY), tmp_path / "without")
 
 
 def test_a_recipe_that_needs_no_weights_refuses_them():

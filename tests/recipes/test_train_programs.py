@@ -12,7 +12,7 @@ import backbones
 from recipes.data import FolderImages, PhotoCrops, ShapeImages
 from recipes.recipe import GeneratorRecipe, load_recipe
 from recipes.sample import TOKENIZER_FILE
-from recipes.train import run, train_generator, train_tokenizer
+from recipes.train import train_generator, train_recipe, train_tokenizer
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
 from tokenizers_mm.data.encode import encode_folder
 from tokenizers_mm.data.images import to_tensor
@@ -75,7 +75,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["shapes", "photos", "folder"])
 def test_a_tokenizer_is_trained_on(kind, tmp_path, pictures):
     data = {"shapes": SHAPES, "photos": PhotoCrops(crop=32), "folder": FolderImages(path=str(pictures), size=32)}[kind]
-    result = run(recipe_of(data=data), tmp_path / "run")
+    result = train_recipe(recipe_of(data=data), tmp_path / "run")
     assert result == tmp_path / "run" / "tokenizer"
     assert [row["step"] for row in history_of(tmp_path / "run")] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["data"]["kind"] == kind
@@ -104,14 +104,14 @@ def test_runs_may_share_a_source(tmp_path):
 
 def test_training_begins_at_the_linear_code(tmp_path):
     for linear in (True, False):
-        run(recipe_of(train=replace(TRAIN, steps=1), linear=linear), tmp_path / str(linear))
+        train_recipe(recipe_of(train=replace(TRAIN, steps=1), linear=linear), tmp_path / str(linear))
     linear, random = (history_of(tmp_path / name)[0]["loss"] for name in ("True", "False"))
     assert linear < 0.2 * random
 
 
 def test_latents_of_a_trained_vae_are_normalised(tmp_path):
     recipe = recipe_of("shapes_vae", train=replace(TRAIN, picture_every=0))
-    model, source = load(run(recipe, tmp_path / "run")), recipe.data.source()
+    model, source = load(train_recipe(recipe, tmp_path / "run")), recipe.data.source()
     images = [source.batch(draws_for(len(source), 1, start, 64)) for start in range(0, 2048, 64)]
     latents = torch.cat([model.encode(batch).data.flatten(0, 1) for batch in images])
     torch.testing.assert_close(latents.mean(0), torch.zeros(16), atol=1e-4, rtol=0)
@@ -122,11 +122,13 @@ def test_latents_of_a_trained_vae_are_normalised(tmp_path):
 
 def test_l1_perceptual_and_kl_are_trained_together(tmp_path):
     weights = ObjectiveConfig(l1=1, perceptual=0.5, perceptual_network="lite0", bottleneck=0.001)
-    run(replace(recipe_of("shapes_vae", train=replace(TRAIN, log_every=1)), objective=weights), tmp_path / "run")
+    train_recipe(
+        replace(recipe_of("shapes_vae", train=replace(TRAIN, log_every=1)), objective=weights), tmp_path / "run"
+    )
     for row in history_of(tmp_path / "run"):
         assert row["loss"] == pytest.approx(row["l1"] + row["perceptual"] + row["kl"], rel=1e-6)
         assert row["perceptual"] > 0
-    run(recipe_of("shapes_vae"), tmp_path / "without")
+    train_recipe(recipe_of("shapes_vae"), tmp_path / "without")
     assert "perceptual" not in history_of(tmp_path / "without")[0]
 
 
@@ -147,7 +149,7 @@ def test_the_perceptual_term_has_a_gradient_and_its_network_is_not_saved():
 def test_an_unknown_perceptual_network_is_refused_before_training(tmp_path):
     recipe = load_recipe("shapes_fsq", ["objective.perceptual=1", "objective.perceptual_network=lpips-vg"])
     with pytest.raises(ValueError, match=r"lpips-vg.*expected one of lpips-vgg"):
-        run(replace(recipe, data=SHAPES), tmp_path / "run")
+        train_recipe(replace(recipe, data=SHAPES), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -175,7 +177,7 @@ def generator_recipe(kind, stores, **changes):
 
 @pytest.mark.parametrize("kind", ["autoregressive", "flow"])
 def test_a_generator_is_trained_on_a_store(kind, tmp_path, stores):
-    result = run(generator_recipe(kind, stores), tmp_path / "run")
+    result = train_recipe(generator_recipe(kind, stores), tmp_path / "run")
     assert result == tmp_path / "run" / "generator"
     model, store = backbones.load(result), TokenDataset(stores[kind])
     assert model.spec == store.spec
@@ -195,7 +197,7 @@ def test_a_generator_is_trained_on_a_store(kind, tmp_path, stores):
 def test_a_store_of_the_wrong_kind_is_refused(kind, other, tmp_path, stores):
     recipe = replace(generator_recipe(kind, stores), tokens=str(stores[other]))
     with pytest.raises(ValueError, match=r"spec is (continuous|discrete)"):
-        run(recipe, tmp_path / "run")
+        train_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -209,12 +211,12 @@ def test_an_interrupted_tokenizer_equals_an_uninterrupted_one(name, tmp_path, mo
     # One batch for the linear start, one for the picture, then one a step: it stops in the fourth step.
     monkeypatch.setattr(ImageArrays, "batch", stopping(ImageArrays.batch, 5))
     with pytest.raises(Stopped):
-        run(recipe, tmp_path / "cut")
+        train_recipe(recipe, tmp_path / "cut")
     monkeypatch.undo()
     assert len(history_of(tmp_path / "cut")) == 3
     with pytest.raises(ValueError, match="cut holds a run already: resume it, or choose another folder"):
-        run(recipe, tmp_path / "cut")
-    assert fingerprint(load(run(recipe, tmp_path / "cut", resume=True))) == fingerprint(whole)
+        train_recipe(recipe, tmp_path / "cut")
+    assert fingerprint(load(train_recipe(recipe, tmp_path / "cut", resume=True))) == fingerprint(whole)
     assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
     # Negative control: another seed gives another tokenizer.
     other = train_tokenizer(replace(recipe, train=replace(recipe.train, seed=1)), tmp_path / "other")
@@ -227,18 +229,20 @@ def test_an_interrupted_generator_equals_an_uninterrupted_one(kind, tmp_path, st
     whole = train_generator(recipe, tmp_path / "whole")
     monkeypatch.setattr(TokenDataset, "batch", stopping(TokenDataset.batch, 3))
     with pytest.raises(Stopped):
-        run(recipe, tmp_path / "cut")
+        train_recipe(recipe, tmp_path / "cut")
     monkeypatch.undo()
-    resumed = backbones.load(run(recipe, tmp_path / "cut", resume=True))
+    resumed = backbones.load(train_recipe(recipe, tmp_path / "cut", resume=True))
     state = resumed.state_dict()
     assert [name for name, value in whole.state_dict().items() if not torch.equal(state[name], value)] == []
     assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
 
 
 def test_a_resumed_run_must_be_the_same_recipe(tmp_path):
-    run(recipe_of(train=replace(TRAIN, steps=1)), tmp_path / "run")
+    train_recipe(recipe_of(train=replace(TRAIN, steps=1)), tmp_path / "run")
     with pytest.raises(ValueError, match=r"differ in recipe.data.seed \(0 there, 5 here\)"):
-        run(recipe_of(train=replace(TRAIN, steps=1), data=replace(SHAPES, seed=5)), tmp_path / "run", resume=True)
+        train_recipe(
+            recipe_of(train=replace(TRAIN, steps=1), data=replace(SHAPES, seed=5)), tmp_path / "run", resume=True
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- linear start

@@ -14,7 +14,7 @@ from recipes.convert import convert_tokenizer
 from recipes.datasets import write_dataset
 from recipes.recipe import load_recipe
 from recipes.sample import save_strip
-from recipes.train import run
+from recipes.train import train_recipe
 from tokenizers_mm import AutoencoderConfig, TokenSpec, build_autoencoder, save, to_diffusers
 from tokenizers_mm.data.encode import encode_folder
 from tokenizers_mm.data.images import Preprocess
@@ -74,7 +74,7 @@ WRITERS = {
     "convert": lambda out: convert_tokenizer("nowhere", out, assign=[]),
     "data": lambda out: write_dataset("shapes", out, count=1),
     "encode": _encode,
-    "recipe": lambda out: run(load_recipe("shapes_fsq"), out),
+    "recipe": lambda out: train_recipe(load_recipe("shapes_fsq"), out),
     "sample": lambda out: save_strip(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), out / "x.png"),
     "save": lambda out: save(_tokenizer(), out),
     "save_pretrained": lambda out: _tokenizer().save_pretrained(str(out)),
