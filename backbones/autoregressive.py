@@ -9,6 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class AutoregressiveConfig:
 
     classes         0: the condition is a caption; otherwise the number of class labels (and no captions are written)
     text_weight     weight of the caption loss beside the image loss (0 skips image -> caption altogether)
+    text_share      share of a batch's images, the first ones, whose captions are learned: a caption of bytes is
+                    longer than its image, and takes more of a step's time than it needs
     drop_condition  share of training images without condition; what classifier-free guidance needs
     max_text        most bytes of a caption
     """
@@ -40,6 +43,7 @@ class AutoregressiveConfig:
     heads: int = 4
     classes: int = 0
     text_weight: float = 1.0
+    text_share: float = 1.0
     drop_condition: float = 0.1
     max_text: int = 128
 
@@ -48,6 +52,10 @@ class AutoregressiveConfig:
         check_condition(self.classes, self.drop_condition, self.max_text)
         if not self.text_weight >= 0:
             raise ValueError(f"text_weight={self.text_weight}: expected 0 (no captions) or more")
+        if not 0 < self.text_share <= 1:
+            raise ValueError(
+                f"text_share={self.text_share}: expected a share in (0, 1]; text_weight=0 learns no captions"
+            )
 
     @property
     def writes_captions(self) -> bool:
@@ -86,7 +94,8 @@ class Autoregressive(nn.Module):
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """`image`: nats per code; `text`: nats per caption byte times `text_weight`; both means over the batch.
 
-        Every image weighs the same, so the mean over equal parts of a batch is the loss of the batch.
+        Every image weighs the same, so the mean over equal parts of a batch is the loss of the batch (with a
+        `text_share` below 1 that is so of the image loss: the captions learned are those of the first of each part).
         """
         codes_BNS = self._checked(batch.tokens)
         config = self.config
@@ -94,8 +103,9 @@ class Autoregressive(nn.Module):
         drop_B = torch.rand(len(batch), device=codes_BNS.device) < config.drop_condition if self.training else None
         losses = {"image": torch.stack(self.image_nats(codes_BNS, condition, drop_B)).mean()}
         if config.writes_captions:
-            ids_BT, mask_BT = text.encode(batch.captions, config.max_text)
-            nats_BT = self.text_nats(codes_BNS, ids_BT.to(codes_BNS.device))
+            few = math.ceil(config.text_share * len(batch))
+            ids_BT, mask_BT = text.encode(batch.captions[:few], config.max_text)
+            nats_BT = self.text_nats(codes_BNS[:few], ids_BT.to(codes_BNS.device))
             mask_BT = mask_BT[:, 1:].to(codes_BNS.device)
             losses["text"] = config.text_weight * ((nats_BT * mask_BT).sum(1) / mask_BT.sum(1)).mean()
         return losses

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,9 +30,13 @@ def encode(texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
             raise ValueError(
                 f"text {text[:40]!r}... has {len(row)} bytes, the limit is {max_length}: shorten it or raise max_text"
             )
-    ids_BT = torch.full((len(rows), max(map(len, rows)) + 2), PAD)
-    for ids_T, row in zip(ids_BT, rows, strict=True):
-        ids_T[: len(row) + 2] = torch.tensor([BEGIN, *row, END])
+    # In numpy, and once a row: this runs in every training step.
+    table_BT = np.full((len(rows), max(map(len, rows)) + 2), PAD)
+    table_BT[:, 0] = BEGIN
+    for table_T, row in zip(table_BT, rows, strict=True):
+        table_T[1 : len(row) + 1] = np.frombuffer(row, np.uint8)
+        table_T[len(row) + 1] = END
+    ids_BT = torch.from_numpy(table_BT)
     return ids_BT, ids_BT != PAD
 
 
@@ -58,10 +63,11 @@ def encode_pieces(texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor
             )
         words = [word.encode() for word in text.split()]
         pieces.append([word[start : start + PIECE] for word in words for start in range(0, len(word), PIECE)])
-    ids_BWP = torch.full((len(pieces), max(map(len, pieces)), PIECE), PAD)
-    for ids_WP, row in zip(ids_BWP, pieces, strict=True):
-        for ids_P, piece in zip(ids_WP, row, strict=False):
-            ids_P[: len(piece)] = torch.tensor(list(piece))
+    table_BWP = np.full((len(pieces), max(map(len, pieces)), PIECE), PAD)
+    for table_WP, row in zip(table_BWP, pieces, strict=True):
+        for table_P, piece in zip(table_WP, row, strict=False):
+            table_P[: len(piece)] = np.frombuffer(piece, np.uint8)
+    ids_BWP = torch.from_numpy(table_BWP)
     return ids_BWP, (ids_BWP != PAD).any(-1)
 
 

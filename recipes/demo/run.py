@@ -49,7 +49,7 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
 
 
 def demo_jobs(folder: Path, *, quick: bool = False) -> list[Job]:
-    """The commands, longest chains first: two fit side by side on two cores."""
+    """The commands, with the seconds that each took on one core when it was alone."""
     return [
         _train(folder, "shapes_fsq", quick),
         _train(folder, "shapes_vae", quick),

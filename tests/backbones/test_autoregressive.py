@@ -119,6 +119,15 @@ def test_the_loss_is_the_mean_likelihood():
     torch.testing.assert_close(double["text"], 2 * loss["text"])
 
 
+def test_captions_are_learned_of_a_share_of_the_batch():
+    tokens = tokens_of(RASTER)
+    few, all_ = (build(text_share=share).loss(Batch(tokens, CAPTIONS)) for share in (0.5, 1.0))
+    alone = build().loss(Batch(tokens[:2], CAPTIONS[:2]))  # half of three, rounded up
+    torch.testing.assert_close(few["text"], alone["text"])
+    torch.testing.assert_close(few["image"], all_["image"])
+    assert not torch.isclose(few["text"], all_["text"])
+
+
 def test_seeds_guidance_and_conditions_matter():
     model = build(SEQUENCE)
     first, again, other = (model.sample(CAPTIONS * 9, seed=seed).codes_BNS for seed in (5, 5, 6))
@@ -238,6 +247,8 @@ def test_bad_specs_and_codebooks_are_refused():
     ("options", "message"),
     [
         ({"text_weight": -1.0}, r"text_weight=-1\.0"),
+        ({"text_share": 0.0}, r"text_share=0\.0"),
+        ({"text_share": 1.5}, r"text_share=1\.5"),
         ({"classes": -1}, "classes=-1"),
         ({"drop_condition": 1.5}, r"drop_condition=1\.5"),
         ({"max_text": 0}, "max_text=0"),
