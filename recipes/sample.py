@@ -70,18 +70,21 @@ def open_pair(
     if isinstance(model, str | Path):
         name = str(resolve(Path(model), "generator"))
         model = backbones.load(name)
-    codec, source = open_tokenizer(tokenizer), tokenizer if isinstance(tokenizer, str | Path) else "the tokenizer"
+    codec = on_device(open_tokenizer(tokenizer), place)
+    source = tokenizer if isinstance(tokenizer, str | Path) else "the tokenizer"
     remedy = "use the tokenizer that encoded the training data"
     if not _decodes(codec, model):
         raise ValueError(f"{name} draws tokens of {model.spec}, but {source} decodes {codec.spec}: {remedy}")
     record = Path(name) / TOKENIZER_FILE
     learned = record.read_text().strip() if record.exists() else None
     if learned is not None and learned != fingerprint_of(codec):
+        if not hasattr(codec, "origin"):  # a class of somebody else's, known by its state
+            remedy += ", or give its class a `fingerprint` where its state changes and its tokens do not"
         raise ValueError(
             f"{name} learned the tokens of tokenizer {learned}, but {source} is tokenizer {fingerprint_of(codec)}: "
             f"{remedy}"
         )
-    return model.to(place).eval(), on_device(codec, place)
+    return model.to(place).eval(), codec
 
 
 def save_strip(image_BCHW: Tensor, path: Path, height: int = 128) -> None:

@@ -253,7 +253,10 @@ class Batch:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Images <-> tokens. Any object with these members is a tokenizer; no base class is needed."""
+    """Images <-> tokens. Any object with these members is a tokenizer; no base class is needed.
+
+    `traits` says which further members are understood.
+    """
 
     @property
     def spec(self) -> TokenSpec:

@@ -68,7 +68,8 @@ def fingerprint_of(tokenizer: Tokenizer) -> str:
 
     Of our own kinds `checkpoints.fingerprint`; of others their `fingerprint` where they have one, else a SHA-256 over
     the name of the class, the spec and everything the object holds (see `object_state`), whatever the device. Code is
-    not read: a changed `encode` with the same attributes goes unnoticed, so give such a class a `fingerprint`.
+    not read: a changed `encode` with the same attributes goes unnoticed, and what a class remembers of its work counts,
+    so give such classes a `fingerprint`. Others are asked after `on_device`, before they encode or decode.
 
     Raises `ValueError` for a fingerprint that is no line of text, and for state that cannot be seen from Python.
     """

@@ -90,6 +90,28 @@ def test_a_generator_remembers_a_plain_tokenizer(plain, tmp_path):
         sample_images(tmp_path / "g", "plain_tokenizers:Means", ["a"])
 
 
+def test_what_a_tokenizer_remembers_of_its_work_is_not_its_identity(plain, tones, tmp_path):
+    class Caching(plain.Pool):
+        mode, table = "train", None
+
+        def eval(self):
+            self.mode = "eval"
+
+        def embed(self, tokens):
+            self.table = super().embed(tokens)
+            return self.table
+
+    encode_folder(Caching(), tones, tmp_path / "tokens", size=32)
+    store = TokenDataset(tmp_path / "tokens")
+    generator = backbones.build("autoregressive", {"width": 8, "depth": 1, "heads": 2}, store.spec)
+    backbones.save(generator, tmp_path / "g")
+    (tmp_path / "g" / TOKENIZER_FILE).write_text(store.fingerprint)
+    used = Caching()
+    assert sample_images(tmp_path / "g", used, ["a"]).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match="or give its class a `fingerprint`"):  # it is another one now
+        sample_images(tmp_path / "g", used, ["a"])
+
+
 def test_figures_of_a_plain_class(plain, tones):
     extras = Extras(probe=str(tones), speed=True)
     result = evaluate_images(plain.pool, str(tones), size=32, extras=extras)

@@ -119,7 +119,8 @@ def encode_folder(
     listing = json.dumps([[item.key, item.caption, item.label] for item in items])
     inputs = Inputs(len(items), shard_size, digest(listing.encode()))
     worker = _Worker(tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, device)
-    table, made_by = codebook_of(tokenizer, device), fingerprint or fingerprint_of(tokenizer)
+    made_by = fingerprint or fingerprint_of(tokenizer)  # before it computes anything, which may fill caches
+    table = codebook_of(tokenizer, device)
     with StoreWriter(out, worker.spec, made_by, preprocess, table, inputs) as writer:
         counts = _write_missing(writer, worker, items, inputs, progress)
         records = list(writer.records.values())
