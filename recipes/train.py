@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from safetensors.torch import load_file
@@ -55,12 +56,13 @@ def train_recipe(recipe: Recipe, folder: str | Path, *, resume: bool = False) ->
     folder = local_path(folder, "folder")  # before data and teachers are read
     if isinstance(recipe, GeneratorRecipe):
         train_generator(recipe, folder, resume=resume)
-        return folder / "generator"
-    if isinstance(recipe, FusedRecipe):
+    elif isinstance(recipe, FusedRecipe):
         train_fused(recipe, folder, resume=resume)
     else:
         train_tokenizer(recipe, folder, resume=resume)
-    return folder / "tokenizer"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():  # all runs of the recipe are over
+        torch.distributed.destroy_process_group()
+    return folder / ("generator" if isinstance(recipe, GeneratorRecipe) else "tokenizer")
 
 
 def train_tokenizer(
@@ -206,7 +208,7 @@ class _GeneratorObjective(nn.Module):
 
 
 def _first_process() -> bool:
-    """Of those `accelerate launch` started; the process group itself is gone after training."""
+    """Of those `accelerate launch` started, also where nothing is trained and they have not met."""
     return os.environ.get("RANK", "0") == "0"
 
 

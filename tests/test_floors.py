@@ -91,8 +91,8 @@ def unsafe_reads(root):
                 (name == "torch.load" and given.get("weights_only") != "True")
                 or name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load")
                 or given.get("allow_pickle") == "True"
-                # accelerate reads such objects with a plain pickle; they go into safetensors instead
-                or name.endswith(".register_for_checkpointing")
+                # accelerate pickles what it saves so; it goes into safetensors and JSON instead
+                or name.endswith((".register_for_checkpointing", ".save_state", ".load_state"))
             ):
                 found.append(f"{where}:{node.lineno} calls {name}")
     return found
@@ -157,6 +157,7 @@ def test_the_checker_finds_a_planted_import(tmp_path, file, code, message):
         ("yaml.load(text, Loader=yaml.Loader)", "calls yaml.load"),
         ("np.load('x', allow_pickle=True)", "calls np.load"),
         ("accelerator.register_for_checkpointing(ema)", "calls accelerator.register_for_checkpointing"),
+        ("accelerator.load_state('x')", "calls accelerator.load_state"),
     ],
 )
 def test_the_checker_finds_planted_unsafe_reads(tmp_path, code, message):

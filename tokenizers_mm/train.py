@@ -264,9 +264,10 @@ class _Run:
             raise
 
     def close(self) -> None:
-        """End the trackers and the group of processes."""
+        """End the trackers. The group of processes stays, for a run that follows: the other half of a fused one."""
         with writing(self.folder.path):
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def _write(self, action: Callable[[], None], *, everywhere: bool = False) -> None:
         """Let the main process write, or all; where one of them cannot, all stop with a `WriteError`."""

@@ -90,7 +90,7 @@ class TrainState:
             "anew, so this run is not the one that it would have been",
             stacklevel=2,
         )
-        set_seed(seed, device_specific=True)
+        set_seed(seed + process)
 
 
 def random_numbers() -> dict[str, Any]:
