@@ -52,7 +52,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         backbones.save(backbones.build(kind, options, store.spec, store.codebook_VD), folder / name / "generator")
         _write_history(folder / name, TERMS[name])
         train = {"precision": load_recipe(name).train.precision}
-        (folder / name / "run.json").write_text(json.dumps({"train": train}))
+        (folder / name / "run.json").write_text(json.dumps({"train": train, "precision": "bf16"}))
     return folder
 
 

@@ -85,6 +85,16 @@ def test_folders_carry_captions_where_asked(tmp_path):
     assert sorted(zip(batch.captions, batch.labels_B.tolist(), strict=True)) == [("cat", 0), ("dog", 1)]
 
 
+def test_folders_pass_over_a_stated_share_of_unreadable_images(tmp_path):
+    for captions in (False, True):
+        data = FolderImages(path=str(tmp_path), size=8, max_unreadable=0.5, captions=captions)
+        (tmp_path / "cat").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "cat" / "1.png")
+        assert data.source().max_unreadable == 0.5
+    with pytest.raises(ValueError, match=r"max_unreadable=-1: expected a share"):
+        FolderImages(path="x", size=8, max_unreadable=-1)
+
+
 def test_features_need_images_that_stay_the_same(tmp_path):
     for changes in ({"flip": True, "crop": "centre"}, {"flip": False, "crop": "random"}):
         with pytest.raises(ValueError, match=r"features=x with flip=.*: cached features belong to one image; set flip"):

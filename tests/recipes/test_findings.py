@@ -285,7 +285,13 @@ def test_bad_input_is_refused(demo_folder: Path, tmp_path: Path) -> None:
         trained_precision(tmp_path)
 
 
-def test_generators_draw_in_the_arithmetic_they_were_trained_in(findings: Findings, demo_folder: Path) -> None:
+def test_generators_draw_in_the_arithmetic_they_were_trained_in(
+    findings: Findings, demo_folder: Path, tmp_path: Path
+) -> None:
     assert {trained_precision(demo_folder / name) for name in ("shapes_ar", "shapes_flow")} == {"bf16"}
+    (tmp_path / "run.json").write_text('{"train": {"precision": "auto"}, "precision": "no"}')
+    assert trained_precision(tmp_path) == "no"  # what auto meant there
+    (tmp_path / "run.json").write_text('{"train": {"precision": "fp16"}}')
+    assert trained_precision(tmp_path) == "fp16"  # as runs were recorded before
     drawn = {protocol["arithmetic"] for protocol in findings.protocols.values() if "arithmetic" in protocol}
     assert drawn == {"bfloat16 autocast; the tokenizer float32"}

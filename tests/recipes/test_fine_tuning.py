@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.data import ShapeImages
 from recipes.recipe import FusedRecipe, TokenizerRecipe, load_recipe
 from recipes.train import ADVERSARY_FILE, train_recipe, train_tokenizer
-from tokenizers_mm import Fused, load
+from tokenizers_mm import Fused, build_autoencoder, load, save
 from tokenizers_mm.config import ConfigError
 from tokenizers_mm.data.annotated import LabelledImages
 from tokenizers_mm.data.labelled import Labelled
@@ -35,6 +36,17 @@ def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first") / "run"
     train_recipe(recipe_of(), folder)
     return folder
+
+
+def test_only_a_tokenizer_of_one_size_refuses_images_of_another(first, tmp_path):
+    images = ShapeImages(count=8, image_size=64)
+    save(build_autoencoder(load_recipe("titok").model), tmp_path / "titok")
+    changes = {"model": None, "data": images, "train": replace(TRAIN, steps=1), "objective": ObjectiveConfig(l1=1)}
+    expected = r"data\.image_size=64, image size of \S*titok=\[32, 32\]: .* say --set data\.image_size=32$"
+    with pytest.raises(ValueError, match=expected):
+        train_tokenizer(recipe_of(**changes, start=str(tmp_path / "titok")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train_tokenizer(recipe_of(**changes, start=str(first)), tmp_path / "raster")
 
 
 def test_a_frozen_encoder_keeps_every_token(first, tmp_path):
@@ -141,7 +153,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_read(assignments, 
 
 
 def test_every_full_preset_parses():
-    from recipes.recipe import packaged_recipes
+    from recipes.recipe_files import packaged_recipes
 
     names = [name for name in packaged_recipes() if name.startswith("imagenet/")]
     kinds = {name: type(load_recipe(name)) for name in names}

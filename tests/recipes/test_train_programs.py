@@ -12,14 +12,15 @@ import backbones
 from recipes.data import FolderImages, PhotoCrops, ShapeImages
 from recipes.recipe import GeneratorRecipe, load_recipe
 from recipes.sample import TOKENIZER_FILE
-from recipes.train import train_generator, train_recipe, train_tokenizer
+from recipes.train import train_generator, train_recipe, train_tokenizer, with_features
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
 from tokenizers_mm.data.encode import encode_folder
 from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.photos import heldout_photos
 from tokenizers_mm.data.shapes import Shapes, write_folder
-from tokenizers_mm.data.sources import ImageArrays, draws_for
+from tokenizers_mm.data.sources import Draw, ImageArrays, draws_for
 from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.reconstruction import psnr
@@ -85,6 +86,44 @@ def test_a_tokenizer_is_trained_on(kind, tmp_path, pictures):
     model, image = load(result), data.source().batch(draws_for(3, 0, 0, 2))
     tokens = model.encode(image)
     assert model.decode(tokens).shape == image.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.filterwarnings("ignore:.*the next image is used:UserWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_is_named_once_from_the_first_batch_to_the_last(tmp_path, workers):
+    for number in range(11):
+        name = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), 20 * number, np.uint8)).save(name)
+    data = FolderImages(path=str(tmp_path / "images"), size=32, captions=True)
+    run = recipe_of("shapes_vae", data=data, train=replace(TRAIN, workers=workers))  # a VAE is calibrated at the end
+    whole = train_tokenizer(run, tmp_path / "whole")
+    (tmp_path / "images" / "b" / "05.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"b/05\.png: header: the file is empty") as caught:
+        broken = train_tokenizer(run, tmp_path / "broken")
+    assert len([warning for warning in caught if "05.png" in str(warning.message)]) == 1
+    (line,) = (tmp_path / "broken" / "unreadable.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"key": "b/05.png", "stage": "header", "reason": "the file is empty (0 bytes)"}
+    assert not (tmp_path / "whole" / "unreadable.jsonl").exists()
+    assert fingerprint(broken) != fingerprint(whole)  # another image was seen in its place
+    (tmp_path / "images" / "a" / "02.png").write_bytes(b"")
+    with pytest.raises(TooManyUnreadable, match=r"images: 2 of 11 .* raise data\.max_unreadable"):
+        train_tokenizer(run, tmp_path / "many")
+    assert not (tmp_path / "many").exists()  # the first batch, which training starts from, shows all of them
+
+
+def test_a_teacher_whose_features_are_kept_passes_over_a_broken_image(tmp_path):
+    for number in range(11):
+        Image.fromarray(np.full((32, 32, 3), 20 * number, np.uint8)).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "05.png").write_bytes(b"")
+    data = FolderImages(path=str(tmp_path), size=32, crop="centre", flip=False)
+    recipe = replace(load_recipe("siglip_vae"), data=data, cache_features=True)
+    with pytest.warns(UserWarning, match=r"05\.png"):
+        source = with_features(recipe, data.source())
+    with pytest.warns(UserWarning, match=r"05\.png"):
+        batch = source.batch([Draw(5, 0), Draw(6, 0), Draw(7, 0)])
+    assert torch.equal(batch.features.patch_BND[0], batch.features.patch_BND[1])
+    assert not torch.equal(batch.features.patch_BND[1], batch.features.patch_BND[2])
 
 
 def test_the_saved_tokenizer_is_the_one_that_was_trained(tmp_path):
