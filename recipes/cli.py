@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -48,13 +49,29 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(str(message))}")
 
 
-@app.command()
-def recipes() -> None:
-    """List the recipes that come with the package."""
-    from recipes.recipe import packaged_recipes
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"tokenizers-mm {version('tokenizers-mm')}, torch {version('torch')}")
+        raise typer.Exit
 
-    for name, path in packaged_recipes().items():
-        print(f"{name:24} {path.read_text().splitlines()[0].lstrip('# ')}")
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print versions.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe: the start of one of your own.")] = None,
+) -> None:
+    """List the recipes that come with the package, or print one."""
+    from recipes.recipe_files import recipe_text, recipes_text
+
+    print(recipes_text() if name is None else recipe_text(name), end="")
 
 
 app.command()(train)
@@ -91,11 +108,24 @@ def evaluate_command(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
     """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL; and more."""
-    from recipes.evaluate import Extras, evaluate_images, named_folders
+    from recipes.checks import check_measuring
+    from recipes.image_sets import named_folders
     from tokenizers_mm.paths import local_path
 
     if json_file:
         local_path(json_file, "--json")  # before anything is measured
+    domains = named_folders(domain or [])
+    check_measuring(
+        [tokenizer],
+        [images, train, probe, zero_shot, *domains.values()],
+        preset_name=preset,
+        perceptual_name=perceptual,
+        frechet=fd,
+        max_unreadable=max_unreadable,
+        teacher=teacher,
+    )
+    from recipes.evaluate import Extras, evaluate_images
+
     extras = Extras(
         frechet=fd,
         frechet_size=fd_size,
@@ -107,7 +137,7 @@ def evaluate_command(
         teacher=teacher,
         effective_bits=bits,
         speed=speed,
-        domains=named_folders(domain or []),
+        domains=domains,
     )
     result = evaluate_images(
         tokenizer,
@@ -154,13 +184,17 @@ def encode(
 
     Exit status 3: the store is written, but too many images are quarantined.
     """
-    from recipes.tokenizer_source import open_tokenizer
-    from tokenizers_mm.data.encode import encode_folder
+    from recipes.tokenizer_source import check_source, open_tokenizer
+    from tokenizers_mm.data.images import check_folder
     from tokenizers_mm.data.unreadable import check_share
     from tokenizers_mm.paths import local_path
 
-    local_path(out, "--out")  # both before anything is loaded
+    local_path(out, "--out")  # all before anything is loaded
     check_share("--max-quarantined", max_quarantined)
+    check_source(tokenizer)
+    check_folder(images)
+    from tokenizers_mm.data.encode import encode_folder
+
     place = chosen_device(device)
     model = open_tokenizer(tokenizer)
     with Progress(console=console) as progress:
@@ -227,6 +261,11 @@ def verify(store: Annotated[Path, typer.Argument(help="Token store.")], max_quar
 
     Exit status 3: it is whole, but too many of the images it was made of are quarantined.
     """
+    from tokenizers_mm.data.store_folder import require_store
+    from tokenizers_mm.data.unreadable import check_share
+
+    check_share("max_quarantined", max_quarantined)
+    require_store(store)
     from tokenizers_mm.data.verify import verify as verify_store
 
     report = verify_store(store)

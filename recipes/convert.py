@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recipes.tokenizer_source import names_an_object, open_tokenizer
-from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import FAMILIES, load, save, to_diffusers
-from tokenizers_mm.checkpoints.kinds import Model, kind_of
+from recipes.tokenizer_source import check_source, names_an_object, open_tokenizer
+from tokenizers_mm.checkpoints.families import FAMILIES, check_family
 from tokenizers_mm.config import ConfigError, override
 from tokenizers_mm.paths import local_path
+
+if TYPE_CHECKING:
+    from tokenizers_mm.checkpoints.kinds import Model
 
 LAYOUTS = ("tokenizers-mm", "diffusers")
 
@@ -23,7 +24,14 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
     """
     if to not in LAYOUTS:
         raise ConfigError(f"--to {to}: expected one of {', '.join(LAYOUTS)}")
-    local_path(out, "out")  # before anything is downloaded
+    local_path(out, "out")  # all before torch is imported or anything is downloaded
+    check_source(source, file=given.get("file"), revision=given.get("revision"))
+    if given.get("family") is not None:
+        check_family(given["family"], source)
+    override({}, assign)
+    from tokenizers_mm.autoencoder import Autoencoder
+    from tokenizers_mm.checkpoints import save, to_diffusers
+
     tokenizer = _opened(source, assign, given)
     if to == "diffusers":
         if not isinstance(tokenizer, Autoencoder):
@@ -35,6 +43,9 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
 
 
 def _opened(source: str, assign: list[str], given: dict[str, Any]) -> Model:
+    from tokenizers_mm.checkpoints import load
+    from tokenizers_mm.checkpoints.kinds import kind_of
+
     if not names_an_object(source):
         return load(source, config=override({}, assign), **given)
     told = [*(f"--{name} {value}" for name, value in given.items() if value is not None), *assign]

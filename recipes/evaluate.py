@@ -30,7 +30,7 @@ from tokenizers_mm.measure.reconstruction import SSIM_WINDOW
 from tokenizers_mm.towers.tower import TowerConfig, build_tower
 from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
-__all__ = ["Extras", "evaluate_images", "named_folders", "preparation"]
+__all__ = ["Extras", "evaluate_images", "preparation"]
 
 Pixels = NDArray[np.uint8]
 
@@ -212,15 +212,6 @@ def preparation(how: Preset, size: int | None) -> Callable[[Pixels], Pixels]:
 def _batch_size(image_CHW: Tensor) -> int:
     """Images at once: many small ones, few large ones."""
     return max(1, min(64, _BATCH_PIXELS // (image_CHW.shape[1] * image_CHW.shape[2])))
-
-
-def named_folders(assignments: list[str]) -> dict[str, str]:
-    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
-    parts = [assignment.partition("=") for assignment in assignments]
-    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
-    if wrong or len({name for name, _, _ in parts}) < len(parts):
-        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
-    return {name: folder for name, _, folder in parts}
 
 
 def _perceptual(name: str, weights: Path | str | None, device: torch.device) -> Perceptual | None:

@@ -24,10 +24,12 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw images for captions."""
-    from recipes.sample import sample_images, save_strip
     from tokenizers_mm.paths import local_path
 
     local_path(out, "--out")  # before anything is drawn
+    _check(generator, tokenizer)
+    from recipes.sample import sample_images, save_strip
+
     place = chosen_device(device)
     images = sample_images(generator, tokenizer, captions, guidance=guidance, seed=seed, device=place)
     save_strip(images, out)
@@ -51,11 +53,13 @@ def caption(
 
     Images that cannot be read are named on stderr and left out; only where none can be read is the exit status 1.
     """
-    from recipes.caption import caption_images, write_captions
     from tokenizers_mm.paths import local_path
 
     if json_file is not None:
         local_path(json_file, "--json")
+    _check(generator, tokenizer)
+    from recipes.caption import caption_images, write_captions
+
     captions = caption_images(
         generator,
         tokenizer,
@@ -68,3 +72,12 @@ def caption(
     )
     if json_file is not None:
         write_captions(captions, json_file)
+
+
+def _check(generator: Path, tokenizer: str) -> None:
+    """Refuse what is not there before torch is imported."""
+    from recipes.run_folder import check_generator
+    from recipes.tokenizer_source import check_source
+
+    check_generator(generator)
+    check_source(tokenizer)

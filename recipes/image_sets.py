@@ -28,7 +28,7 @@ from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable, check_share
 if TYPE_CHECKING:
     from tokenizers_mm.measure.probing import ProbeData
 
-__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "probe_data"]
+__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "named_folders", "probe_data"]
 
 Pixels = NDArray[np.uint8]
 
@@ -154,6 +154,15 @@ def check_images(name: str) -> None:
     chosen = image_set(name)
     if not chosen.split:
         check_folder(chosen.images)
+
+
+def named_folders(assignments: list[str]) -> dict[str, str]:
+    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
+    parts = [assignment.partition("=") for assignment in assignments]
+    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
+    if wrong or len({name for name, _, _ in parts}) < len(parts):
+        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
+    return {name: folder for name, _, folder in parts}
 
 
 def probe_data(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import backbones
 import quantizers
 from recipes.data import ImageData, size_of
+from recipes.recipe_files import KINDS, read_recipe
 from tokenizers_mm.autoencoder import AutoencoderConfig
-from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
+from tokenizers_mm.config import ConfigError, build, parse
 from tokenizers_mm.objective import ObjectiveConfig
 from tokenizers_mm.objective.freeze import Part
 from tokenizers_mm.semantic_head import SemanticConfig
 from tokenizers_mm.train import TrainConfig
-
-_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +114,7 @@ class GeneratorRecipe:
 
 
 Recipe = TokenizerRecipe | FusedRecipe | GeneratorRecipe
+_SCHEMAS: dict[str, type[Recipe]] = dict(zip(KINDS, (TokenizerRecipe, FusedRecipe, GeneratorRecipe), strict=True))
 
 
 def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
@@ -123,34 +122,5 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
 
     assignments  `path.to.key=value` overrides. Raises `ConfigError` naming file, path, value and remedy.
     """
-    path = find_recipe(name)
-    data = override(read_yaml(path), assignments or [])
-    schemas: dict[str, type[Recipe]] = {
-        "tokenizer": TokenizerRecipe,
-        "fused": FusedRecipe,
-        "generator": GeneratorRecipe,
-    }
-    kind = str(data.get("kind"))
-    if kind not in schemas:
-        raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(schemas)}")
-    return parse(schemas[kind], data, str(path))
-
-
-def find_recipe(name: str) -> Path:
-    """Path of a recipe file; names without a folder are looked up among the packaged ones."""
-    path = Path(name)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path
-    known = packaged_recipes()
-    if name not in known:
-        raise ConfigError(f"recipe {name!r}: no such file, and not one of {', '.join(sorted(known))}")
-    return known[name]
-
-
-def packaged_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with the package; those in a folder of their own keep its name."""
-    return {
-        path.relative_to(_FOLDER / folder).with_suffix("").as_posix(): path
-        for folder in ("tokenizers", "systems")
-        for path in sorted((_FOLDER / folder).rglob("*.yaml"))
-    }
+    path, data = read_recipe(name, assignments or ())
+    return parse(_SCHEMAS[data["kind"]], data, str(path))

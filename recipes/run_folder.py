@@ -11,6 +11,14 @@ def resolve(folder: Path, part: str) -> Path:
     return folder / part if (folder / part / "config.json").exists() else folder
 
 
+def check_generator(folder: Path) -> None:
+    """Raise `ValueError` unless a generator is there, in the folder or in the run's; nothing heavy is imported."""
+    place = resolve(folder, "generator")
+    if not (place / "config.json").is_file():
+        unfinished = f": let the training in {folder} finish" if (folder / "run.json").exists() else ""
+        raise ValueError(f"{place}: not a saved generator (it has no config.json){unfinished}")
+
+
 def trained_precision(run: Path) -> str:
     """Arithmetic of a run's training: no (float32), bf16 or fp16; what `auto` meant where it ran.
 

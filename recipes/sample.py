@@ -12,7 +12,7 @@ from torch import Tensor
 
 import backbones
 from backbones import Autoregressive, Flow
-from recipes.run_folder import resolve
+from recipes.run_folder import check_generator, resolve
 from recipes.tokenizer_source import TokenizerSource, open_tokenizer
 from tokenizers_mm.api import Condition, Tokenizer
 from tokenizers_mm.data.images import to_uint8
@@ -68,6 +68,7 @@ def open_pair(
     place = choose_device(device)
     model, name = generator, "the generator"
     if isinstance(model, str | Path):
+        check_generator(Path(model))
         name = str(resolve(Path(model), "generator"))
         model = backbones.load(name)
     codec = on_device(open_tokenizer(tokenizer), place)

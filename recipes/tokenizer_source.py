@@ -54,12 +54,15 @@ def open_tokenizer(source: TokenizerSource) -> Tokenizer:
     return load(source)
 
 
-def check_source(source: str | Path) -> None:
-    """Refuse what can be no tokenizer, as `open_tokenizer` does, before torch or anything of the user's is imported."""
+def check_source(source: str | Path, *, file: str | None = None, revision: str | None = None) -> None:
+    """Refuse what can be no tokenizer, as `open_tokenizer` does, before torch or anything of the user's is imported.
+
+    file, revision  as `load` takes them
+    """
     if not names_an_object(source):
         from tokenizers_mm.checkpoints.source import check_source as check
 
-        return check(source)
+        return check(source, file=file, revision=revision)
     name = _module_name(str(source)).partition(".")[0]
     if name not in sys.modules and find_spec(name) is None and PathFinder.find_spec(name, [os.getcwd()]) is None:
         raise _no_module(str(source), name)

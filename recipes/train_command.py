@@ -17,7 +17,13 @@ _CTRL_C = 130
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged one (see `tmm recipes`).")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe file, or the name of a packaged one: `tmm recipes` lists them; folder_vq and folder_vae are "
+            "for your own images."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder: result, history, pictures, checkpoints.")],
     assign: Annotated[list[str] | None, typer.Option("--set", help="Override: path.to.key=value (repeatable).")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in the run folder.")] = False,
@@ -33,16 +39,19 @@ def train(
     Ctrl-C or SIGTERM ends the step, writes a checkpoint and says how to go on (exit status 130 or 143); a second one
     ends at once.
     """
-    from recipes.recipe import load_recipe
-    from recipes.train import train_recipe
-    from tokenizers_mm.interrupt import Interrupted, termination_raises
-    from tokenizers_mm.writing import WriteError
+    from recipes.checks import check_training
 
     given = list(assign or [])
     if start is not None:
         given += ["model=null", f"start={start}"]
     if freeze:
         given.append(f"freeze=[{', '.join(freeze)}]")
+    check_training(recipe, given)
+    from recipes.recipe import load_recipe
+    from recipes.train import train_recipe
+    from tokenizers_mm.interrupt import Interrupted, termination_raises
+    from tokenizers_mm.writing import WriteError
+
     go_on = f"go on with: {resume_command(recipe, out, assign, start, freeze)}"
     try:
         with termination_raises():

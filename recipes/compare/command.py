@@ -38,9 +38,21 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
+    from recipes.checks import check_measuring
+    from tokenizers_mm.paths import local_path
+
+    local_path(out, "--out")  # before anything is measured
+    sets = [images, None if probe == "auto" else probe]
+    check_measuring(
+        tokenizers,
+        sets,
+        preset_name=preset,
+        perceptual_name=perceptual,
+        frechet=fd,
+        max_unreadable=max_unreadable,
+    )
     from recipes.compare.measure import Settings, compare_tokenizers
     from recipes.compare.page import write_comparison
-    from tokenizers_mm.paths import local_path
 
     settings = Settings(
         images=images,
@@ -57,6 +69,5 @@ def compare(
         pictures=pictures,
         device=str(chosen_device(device)),
     )
-    local_path(out, "--out")  # before anything is measured
     comparison = compare_tokenizers(tokenizers, settings, names=name or [], progress=print)
     print(f"open {write_comparison(comparison, out)}")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from typer.testing import CliRunner
 
 from recipes import cli
 from recipes.demo.run import demo_jobs
-from recipes.recipe import load_recipe, packaged_recipes
+from recipes.recipe import load_recipe
+from recipes.recipe_files import FOR_YOUR_IMAGES, packaged_recipes, read_recipe
 from tokenizers_mm import TowerConfig, build_tower, save
 from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE
@@ -55,10 +57,30 @@ def test_help_explains_every_argument(name):
 
 
 def test_recipes_are_listed_with_their_first_line():
-    lines = tmm("recipes").splitlines()
+    *lines, empty, last = tmm("recipes").splitlines()
     assert [line.split()[0] for line in lines] == list(packaged_recipes())
     for line, path in zip(lines, packaged_recipes().values(), strict=True):
         assert path.read_text().splitlines()[0].removeprefix("# ") in line
+    assert not empty
+    assert last.startswith("For your own images: folder_vq (codes) or folder_vae (latents)")
+
+
+def test_recipes_for_your_own_images_read_a_folder_and_are_named_where_one_trains():
+    folders = [name for name in packaged_recipes() if read_recipe(name)[1].get("data", {}).get("path") == "images"]
+    assert sorted(FOR_YOUR_IMAGES) == sorted(folders)
+    assert all(name in tmm("train", "--help") for name in FOR_YOUR_IMAGES)
+
+
+def test_a_recipe_is_printed_as_it_is_read(tmp_path):
+    for name in ("folder_vq", "imagenet/vae"):
+        text = tmm("recipes", name)
+        assert text == packaged_recipes()[name].read_text()
+        (tmp_path / "mine.yaml").write_text(text)
+        assert load_recipe(str(tmp_path / "mine.yaml")) == load_recipe(name)
+
+
+def test_versions():
+    assert tmm("--version") == f"tokenizers-mm {version('tokenizers-mm')}, torch {version('torch')}\n"
 
 
 @pytest.fixture(scope="module")
@@ -268,11 +290,12 @@ MISTAKES = [
     ("eval no.module:Codec r/shapes", "no.module:Codec: there is no module 'no' in the current folder "),
     ("encode r/fsq r/shapes --out n/t --device cuda:99", "device 'cuda:99': expected auto, cpu, cuda or cuda:N; "),
     ("eval r/fsq n/nowhere", "n/nowhere: does not exist; give a folder of images"),
-    ("train shapes --out n/r", "recipe 'shapes': no such file, and not one of "),
+    ("train shapes --out n/r", "recipe 'shapes': no such file, and not a packaged one; did you mean shapes_"),
+    ("recipes foldr_vq", "recipe 'foldr_vq': no such file, and not a packaged one; did you mean folder_vq"),
     ("train shapes_fsq --out r/fsq", "r/fsq holds a run already: resume it, or choose another folder"),
     ("train shapes_ar --out n/r --set tokens=n", "n: is not a token store (it has no manifest.json)"),
     ("train shapes_flow --out n/r --set tokens=r/tokens_fsq", "spec is discrete: a flow needs continuous latents"),
-    ("verify r/shapes", "r/shapes: holds 13 other files"),
+    ("verify r/shapes", "r/shapes: is not a token store (it has no manifest.json)"),
     ("verify r/tokens_fsq --max-quarantined 2", "max_quarantined=2.0: expected a share"),
     ("encode nowhere nowhere --out n/t --max-quarantined -1", "--max-quarantined=-1.0: expected a share"),
     (

@@ -14,7 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from recipes.effective_bits import EffectiveBitsConfig
-from recipes.evaluate import Extras, evaluate_images, named_folders
+from recipes.evaluate import Extras, evaluate_images
+from recipes.image_sets import named_folders
 from recipes.recipe import load_recipe
 from tokenizers_mm import Tokens, TokenSpec, build_autoencoder, load, save
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, unpad

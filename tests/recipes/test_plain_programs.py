@@ -199,18 +199,19 @@ def backbones_tokenizer():
 
 @pytest.mark.parametrize("command", ["eval", "encode", "sample", "caption", "compare"])
 def test_every_command_chooses_its_device_first(plain, command, tones, tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # what is not there at all is told before torch is imported
     arguments = {
-        "eval": ["no:thing", tones],
-        "encode": ["no:thing", tones, "--out", tmp_path / "out"],
-        "sample": [tmp_path, "no:thing", "a", "--out", tmp_path / "x.png"],
-        "caption": [tmp_path, "no:thing", tones],
-        "compare": ["no:thing", "--images", tones, "--out", tmp_path / "out"],
+        "eval": ["json:thing", tones],
+        "encode": ["json:thing", tones, "--out", tmp_path / "out"],
+        "sample": [tmp_path, "json:thing", "a", "--out", tmp_path / "x.png"],
+        "caption": [tmp_path, "json:thing", tones],
+        "compare": ["json:thing", "--images", tones, "--out", tmp_path / "out"],
     }
     result = CliRunner().invoke(cli.app, [command, *map(str, arguments[command]), "--device", "cuda:99"])
     assert str(result.exception).startswith("device 'cuda:99': expected auto, cpu, cuda or cuda:N; this machine has")
     result = CliRunner().invoke(cli.app, [command, *map(str, arguments[command]), "--device", "cpu"])
     assert "device" not in str(result.exception)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_what_is_computed_elsewhere_is_told(monkeypatch, plain, tones, capsys):

@@ -1,6 +1,7 @@
 """Recipes: every packaged one loads and says what it costs; every mistake is one line with file, path and remedy."""
 
 import re
+import shlex
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import yaml
 import backbones
 from quantizers import KINDS
 from recipes import cli
-from recipes.data import FolderImages
-from recipes.recipe import FusedRecipe, GeneratorRecipe, TokenizerRecipe, find_recipe, load_recipe, packaged_recipes
+from recipes.data import EmojiImages, FashionImages, FolderImages, PhotoCrops, ShapeImages, WordImages, size_of
+from recipes.recipe import FusedRecipe, GeneratorRecipe, TokenizerRecipe, load_recipe
+from recipes.recipe_files import find_recipe, packaged_recipes
 from tokenizers_mm import build_autoencoder
 from tokenizers_mm.config import ConfigError
 
@@ -95,7 +97,8 @@ def test_a_recipe_is_found_by_name_or_by_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shapes_fsk", "recipe 'shapes_fsk': no such file, and not one of bsq, "),
+        ("shapes_fsk", "recipe 'shapes_fsk': no such file, and not a packaged one; did you mean shapes_fsq or "),
+        ("qqq", "recipe 'qqq': no such file, and not a packaged one; `tmm recipes` lists them"),
         ("no/such.yaml", "no/such.yaml: cannot be read (No such file or directory); check the path"),
     ],
 )
@@ -190,8 +193,8 @@ def test_overrides_change_what_they_name_and_nothing_else(tmp_path):
     recipe = load_recipe("shapes_fsq", ["train.steps=7", "train.betas=[0.5, 0.6]", "model.net.channels=16"])
     assert (recipe.train.steps, recipe.train.betas, recipe.model.net.channels) == (7, (0.5, 0.6), 16)
     assert (recipe.data, recipe.objective) == (plain.data, plain.objective)
-    other = load_recipe("shapes_fsq", ["data={kind: folder, path: x, size: 8}"])
-    assert other.data == FolderImages(path="x", size=8)
+    other = load_recipe("shapes_fsq", ["data={kind: folder, path: x, size: 32}"])
+    assert other.data == FolderImages(path="x", size=32)
     generator = load_recipe("shapes_ar", ["model.width=64", "model.drop_condition=2e-1", f"tokens={tmp_path}"])
     assert generator.tokens == str(tmp_path)
     assert generator.model["width"] == 64
@@ -201,3 +204,59 @@ def test_overrides_change_what_they_name_and_nothing_else(tmp_path):
     assert refusal("shapes_fsq", ["train.step=7"]).startswith(f"{file}.train.step = 7: unknown key (did you mean step")
     assert refusal("shapes_fsq", ["data.kind=photos"]).startswith(f"{file}.data.count = 12000: unknown key")
     assert refusal("shapes_fsq", ["steps"]) == "--set steps: expected path.to.key=value"
+
+
+@pytest.mark.parametrize(
+    ("name", "assignments", "given", "remedies"),
+    [
+        (
+            "shapes_fsq",
+            ["data.image_size=64"],
+            "data.image_size=64, model.image_size=[32, 32]",
+            "--set data.image_size=32 or --set 'model.image_size=[64, 64]'",
+        ),
+        (
+            "photos_fsq",
+            ["data.crop=64"],
+            r"data.crop=64, model.image_size=[48, 48]",
+            "--set data.crop=48 or --set 'model.image_size=[64, 64]'",
+        ),
+        (
+            "folder_vq",
+            ["data.size=128"],
+            "data.size=128, model.image_size=[256, 256]",
+            "--set data.size=256 or --set 'model.image_size=[128, 128]'",
+        ),
+        (
+            "words_fsq",
+            ["data.width=64"],
+            "data.height=32, data.width=64, model.image_size=[32, 96]",
+            "--set data.height=32 --set data.width=96 or --set 'model.image_size=[32, 64]'",
+        ),
+        (  # a square cannot be made oblong by its own key
+            "shapes_fsq",
+            ["model.image_size=[32, 64]"],
+            "data.image_size=32, model.image_size=[32, 64]",
+            "say --set 'model.image_size=[32, 32]'",
+        ),
+    ],
+)
+def test_images_of_another_size_than_the_model_are_refused_with_both_remedies(name, assignments, given, remedies):
+    message = refusal(name, assignments)
+    assert given in message
+    assert message.endswith(remedies)
+    for remedy in remedies.removeprefix("say ").split(" or "):  # each of them is one
+        words = shlex.split(remedy)
+        load_recipe(name, [*assignments, *(word for word in words if word != "--set")])
+
+
+def test_every_kind_of_data_says_its_size():
+    for data, size in (
+        (PhotoCrops(crop=24), (24, 24)),
+        (ShapeImages(image_size=16), (16, 16)),
+        (EmojiImages(image_size=48), (48, 48)),
+        (FashionImages(image_size=28), (28, 28)),
+        (WordImages(height=16, width=40), (16, 40)),
+        (FolderImages(path="x", size=8), (8, 8)),
+    ):
+        assert size_of(data)[1] == size

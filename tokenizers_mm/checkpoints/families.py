@@ -7,6 +7,7 @@ Rows that fit a file equally well differ in such things alone; the first one is 
 
 from __future__ import annotations
 
+from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.family import Family
 
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -373,3 +374,12 @@ FAMILIES = (
     ),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
+
+
+def check_family(name: str, where: object) -> None:
+    """Raise `CheckpointError` for a name that is not in the table.
+
+    where  what was to be read as that family
+    """
+    if name not in BY_NAME:
+        raise CheckpointError(f"{where}: family={name!r} is unknown; expected one of {', '.join(sorted(BY_NAME))}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenizers_mm.checkpoints import bodies, doors, layouts
 from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES
+from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES, check_family
 from tokenizers_mm.checkpoints.family import Family
 from tokenizers_mm.checkpoints.shapes import Facts, facts_of
 from tokenizers_mm.checkpoints.unwrap import Candidate, candidates, preferred
@@ -59,8 +59,8 @@ def recognise(
 
     Raises `CheckpointError` naming file, nearest family and the keys that differ.
     """
-    if family is not None and family not in BY_NAME:
-        raise CheckpointError(f"{where}: family={family!r} is unknown; expected one of {', '.join(sorted(BY_NAME))}")
+    if family is not None:
+        check_family(family, where)
     found, keys = candidates(tree), _all_keys(tree)
     if family is None and (door := doors.door_of(keys)):
         raise CheckpointError(

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from tokenizers_mm.api import TokenSpec
 from tokenizers_mm.data.shards import commit, digest, read_record, write_record
+from tokenizers_mm.data.store_folder import MANIFEST, require_store
 
 __all__ = ["Inputs", "Manifest", "StoreMismatch", "lock"]
 
 _FORMAT = 1
-_MANIFEST, _CODEBOOK, _LOCK = "manifest.json", "codebook.safetensors", ".lock"
+_CODEBOOK, _LOCK = "codebook.safetensors", ".lock"
 
 
 class StoreMismatch(ValueError):
@@ -63,7 +64,7 @@ class Manifest:
     @staticmethod
     def present(folder: Path) -> bool:
         """True where the folder holds a store; `ValueError` where it holds something else."""
-        if (folder / _MANIFEST).is_file():
+        if (folder / MANIFEST).is_file():
             return True
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: is a file; give a folder for the token store")
@@ -72,7 +73,7 @@ class Manifest:
         foreign = [p.name for p in folder.glob("*") if p.name not in started and not p.name.endswith(".tmp")]
         if foreign:
             raise ValueError(
-                f"{folder}: holds {len(foreign)} other files ({foreign[0]!r}) and no {_MANIFEST}; "
+                f"{folder}: holds {len(foreign)} other files ({foreign[0]!r}) and no {MANIFEST}; "
                 "give a new or empty folder for the token store"
             )
         return False
@@ -98,14 +99,12 @@ class Manifest:
             "codebook": digest(table) if table else None,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         }
-        write_record(folder / _MANIFEST, record)
+        write_record(folder / MANIFEST, record)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """Read and check a store's manifest; `ValueError` where there is none or it is damaged."""
-        path = folder / _MANIFEST
-        if not path.is_file():
-            raise ValueError(f"{folder}: is not a token store (it has no {_MANIFEST})")
+        path = require_store(folder) / MANIFEST
         record = read_record(path)
         if record.pop("format", None) != _FORMAT:
             raise ValueError(f"{path}: is of another format version; this library reads version {_FORMAT}")

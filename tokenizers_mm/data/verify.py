@@ -11,6 +11,7 @@ from tokenizers_mm.api import TokenSpec
 from tokenizers_mm.data.manifest import Manifest
 from tokenizers_mm.data.quarantine import Quarantine
 from tokenizers_mm.data.shards import Shard, digest, shard_indices, tokens_of
+from tokenizers_mm.data.store_folder import require_store
 
 __all__ = ["Report", "verify"]
 
@@ -42,9 +43,7 @@ class Report:
 
 def verify(path: str | Path) -> Report:
     """Check a whole store. Damage is reported, not raised; a folder that is no store is a `ValueError`."""
-    folder = Path(path)
-    if not Manifest.present(folder):
-        raise ValueError(f"{folder}: is not a token store (it has no manifest.json)")
+    folder = require_store(path)
     try:
         manifest = Manifest.read(folder)
     except ValueError as error:
