@@ -1,4 +1,4 @@
-"""The README is true: its Python runs, its commands, targets, folders and links exist."""
+"""The README and docs/ are true: their Python runs, their commands, targets, folders and links exist."""
 
 import re
 import shlex
@@ -13,6 +13,8 @@ from recipes.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [pytest.param(path, id=path.name) for path in (ROOT / "README.md", *DOCS)]
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
@@ -33,10 +35,10 @@ def blocks(text, language):
     return chosen
 
 
-def run_python(text):
-    """Run every Python block in a namespace of its own; a traceback shows the README's line."""
+def run_python(text, name="README.md"):
+    """Run every Python block in a namespace of its own; a traceback shows the page's line."""
     for block in blocks(text, "python"):
-        code = compile("\n" * (block.line - 1) + block.text, "README.md", "exec")
+        code = compile("\n" * (block.line - 1) + block.text, name, "exec")
         exec(code, {"__name__": "__main__"})
 
 
@@ -44,6 +46,7 @@ def commands(text):
     """Every command of the shell blocks as a list of words; comments and `$` prompts are not part of it."""
     for block in blocks(text, "bash"):
         for line in block.text.replace("\\\n", " ").splitlines():
+            line = re.sub(r" > [\w./]+", "", line)  # where its output goes
             lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&|;")
             lexer.whitespace_split = True
             words = []
@@ -69,10 +72,10 @@ def check_commands(text):
             name = arguments[0]
             assert name in COMMANDS, f"tmm {name}: there is no such command"
             options = COMMANDS[name].make_context(name, arguments[1:]).params
-            if name == "train":
+            if name == "train" and not options["recipe"].endswith(".yaml"):
                 load_recipe(options["recipe"], options["assign"])
     assert known["tmm"]
-    assert known["make"]
+    return known
 
 
 def tree_paths(text):
@@ -91,18 +94,23 @@ def missing_paths(text):
     return [path for path in tree_paths(text) if not (ROOT / path).exists()]
 
 
-def broken_links(text):
+def broken_links(text, folder=ROOT):
     targets = re.findall(r"\]\(([^)#\s]+)", text)
-    return [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    return [target for target in targets if "://" not in target and not (folder / target).exists()]
 
 
-def test_python_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES)
+def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_python(README)
+    if "```python\n" in page.read_text() or page.name == "README.md":
+        run_python(page.read_text(), page.name)
 
 
-def test_commands_and_targets_exist():
-    check_commands(README)
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_targets_exist(page):
+    if "```bash\n" in page.read_text() or page.name == "README.md":
+        known = check_commands(page.read_text())
+        assert known["make"] or page.name != "README.md"
 
 
 def test_folders_exist():
@@ -111,8 +119,14 @@ def test_folders_exist():
     assert {"quantizers", "tokenizers_mm", "backbones", "recipes", "benchmarks", "tests"} <= listed
 
 
-def test_links_lead_somewhere():
-    assert broken_links(README) == []
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    assert broken_links(page.read_text(), page.parent) == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert [path.name for path in DOCS if f"](docs/{path.name}" not in README] == []
+    assert DOCS
 
 
 # ------------------------------------------------------------------------------------- the checks themselves can fail
