@@ -52,18 +52,20 @@ def train(
     from tokenizers_mm.interrupt import Interrupted, termination_raises
     from tokenizers_mm.writing import WriteError
 
+    first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     go_on = f"go on with: {resume_command(recipe, out, assign, start, freeze)}"
     try:
         with termination_raises():
             result = train_recipe(load_recipe(recipe, given), out, resume=resume)
     except KeyboardInterrupt as stop:
-        if os.environ.get("RANK", "0") == "0":
+        if first:
             line = f"[bold yellow]stopped:[/] {escape(str(stop) or 'at once')}; {escape(go_on)}"
             Console(stderr=True, highlight=False, soft_wrap=True).print(line)
         raise typer.Exit(stop.status if isinstance(stop, Interrupted) else _CTRL_C) from None
     except WriteError as error:
         raise error.then(f"; {go_on}") from error
-    print(f"saved {result}")
+    if first:
+        print(f"saved {result}")
 
 
 def resume_command(

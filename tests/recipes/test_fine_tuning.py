@@ -136,6 +136,26 @@ def test_halves_may_be_recipes_or_tokenizers_that_exist(first, tmp_path):
     assert torch.equal(perceptual.data, load(first / "tokenizer").encode(batch).data)
 
 
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from recipes import load_recipe, train_recipe
+
+train_recipe(load_recipe("fused_channel", sys.argv[2:]), Path(sys.argv[1]))
+"""
+
+
+def test_two_processes_train_both_halves_one_of_which_draws_nothing(tmp_path, run_two_processes):
+    assignments = [
+        f"{half}.{assignment}"
+        for half in ("semantic", "perceptual")
+        for assignment in ("train.steps=2", "train.tracker=none", "data={kind: shapes, count: 64}")
+    ]
+    run_two_processes(TWO_PROCESSES, tmp_path / "two", *assignments)
+    assert isinstance(load(tmp_path / "two"), Fused)
+    assert not load_recipe("fused_channel").semantic.objective.draws
+
+
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [

@@ -62,7 +62,8 @@ def build_objective(
         adversary=adversary,
         alignment=alignment,
         teachers=teachers,
-        frozen=freeze(autoencoder, frozen),
+        # A decoder that nothing is drawn with gets no gradient, and several processes would wait for one.
+        frozen=freeze(autoencoder, frozen if config.draws else [*frozen, "decoder"]),
     )
 
 
