@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import native
-from quantizers.kernels.dispatch import backend
+from quantizers.kernels.dispatch import backend, operation
 
 MOST_BITS = 62
 
@@ -101,7 +101,7 @@ def sign_quantize_reference(z_ND: Tensor, scale: float, streams: int, msb: bool)
     return torch.where(bit_ND, plus, minus), codes_NS
 
 
-@torch.library.custom_op("quantizers::sign_quantize", mutates_args=())
+@operation("quantizers::sign_quantize")
 def _sign_quantize(z_ND: Tensor, scale: float, streams: int, msb: bool) -> tuple[Tensor, Tensor]:
     match backend(z_ND.device):
         case "cuda":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import native
-from quantizers.kernels.dispatch import backend
+from quantizers.kernels.dispatch import backend, operation
 
 Metric = Literal["euclidean", "dot"]
 
@@ -63,7 +63,7 @@ def _half_norms(codebook_KD: Tensor, dot: bool) -> Tensor:
     return torch.bmm(codebook_KD[:, None], codebook_KD[:, :, None]).flatten() / 2
 
 
-@torch.library.custom_op("quantizers::nearest", mutates_args=())
+@operation("quantizers::nearest")
 def _nearest(z_ND: Tensor, codebook_KD: Tensor, dot: bool) -> Tensor:
     if not len(z_ND):
         return torch.empty(0, dtype=torch.int64, device=z_ND.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import native
-from quantizers.kernels.dispatch import backend
+from quantizers.kernels.dispatch import backend, operation
 from quantizers.kernels.nearest import nearest
 
 # What is left of a block stays in the cache from one level to the next.
@@ -75,7 +75,7 @@ def _errors(z_ND: Tensor, codebooks: Sequence[Tensor], codes_NL: Tensor) -> Tens
     return torch.stack(errors, -1)
 
 
-@torch.library.custom_op("quantizers::residual_encode", mutates_args=())
+@operation("quantizers::residual_encode")
 def _residual_encode(z_ND: Tensor, codebooks: list[Tensor], errors: bool) -> tuple[Tensor, Tensor, Tensor]:
     none_L = z_ND.new_empty(0, len(codebooks))
     match backend(z_ND.device):

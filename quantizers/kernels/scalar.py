@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from quantizers.kernels import native
-from quantizers.kernels.dispatch import backend
+from quantizers.kernels.dispatch import backend, operation
 
 _BLOCK_BYTES = 2 * 2**20
 # Above this, one binary search per channel is faster than one comparison per threshold.
@@ -79,7 +79,7 @@ def _digits(z_ND: Tensor, threshold_DT: Tensor) -> Tensor:
     return digit_ND
 
 
-@torch.library.custom_op("quantizers::scalar_quantize", mutates_args=())
+@operation("quantizers::scalar_quantize")
 def _scalar_quantize(
     z_ND: Tensor, threshold_DT: Tensor, level_D: Tensor, center_D: Tensor, half_D: Tensor
 ) -> tuple[Tensor, Tensor]:

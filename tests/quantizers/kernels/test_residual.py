@@ -92,7 +92,7 @@ def test_no_vectors_no_codes():
 def test_it_is_an_operation_that_compiles():
     z, codebooks = example(50)
     for errors in (False, True):
-        torch.library.opcheck(_residual_encode, (z, codebooks, errors))
+        torch.library.opcheck(_residual_encode.op, (z, codebooks, errors))
     compiled = torch.compile(residual_encode, fullgraph=True, backend="aot_eager")
     assert all(torch.equal(a, b) for a, b in zip(compiled(z, codebooks), residual_encode(z, codebooks), strict=True))
 
