@@ -6,17 +6,22 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Device", "MaxUnreadable", "TokenizerName", "chosen_device"]
+__all__ = ["Device", "MaxUnreadable", "Size", "TokenizerName", "chosen_device", "warn"]
 
 TokenizerName = Annotated[
     str,
     typer.Argument(
         help="Run or tokenizer folder, weights file, diffusers folder, hub repository, or module:attribute of your own."
     ),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
 ]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 MaxUnreadable = Annotated[
@@ -32,3 +37,8 @@ def chosen_device(name: str) -> torch.device:
     if device.type != "cpu":
         print(f"on {device}", file=sys.stderr)
     return device
+
+
+def warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line on stderr; may stand in for `warnings.showwarning`."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(str(message))}")
