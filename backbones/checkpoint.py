@@ -42,10 +42,15 @@ def save(generator: Autoregressive | Flow, folder: str | Path) -> None:
         "options": asdict(generator.config),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    save_file(state, folder / ".model.safetensors.partial")
-    (folder / ".config.json.partial").write_text(json.dumps(config, indent=2) + "\n")
-    for name in ("model.safetensors", "config.json"):
-        os.replace(folder / f".{name}.partial", folder / name)
+    partials = {name: folder / f".{name}.partial" for name in ("model.safetensors", "config.json")}
+    try:
+        save_file(state, partials["model.safetensors"])
+        partials["config.json"].write_text(json.dumps(config, indent=2) + "\n")
+        for name, partial in partials.items():
+            os.replace(partial, folder / name)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def load(folder: str | Path) -> Autoregressive | Flow:

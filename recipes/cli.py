@@ -119,12 +119,15 @@ def data(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="A few steps of everything: checks the path, learns nothing.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="Of generators: auto, no (float32) or bf16; default: the recipes'.")
+    ] = None,
 ) -> None:
     """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
     from recipes.demo.run import run_demo
     from tokenizers_mm.paths import local_path
 
-    print(f"open {run_demo(local_path(out, '--out'), quick=quick)}")
+    print(f"open {run_demo(local_path(out, '--out'), quick=quick, precision=precision)}")
 
 
 for command in (sample, caption, compare):

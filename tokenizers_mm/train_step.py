@@ -146,7 +146,8 @@ def _adamw(
     module: nn.Module, learning_rate: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
     trainable = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trainable, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    # One kernel for all parameters: of a small net's step the loop over them takes a tenth.
+    return torch.optim.AdamW(trainable, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
 
 
 def _add(sums: dict[str, Tensor], values: Mapping[str, Tensor], count: int) -> None:

@@ -47,7 +47,7 @@ _CURVES: dict[str, tuple[str, dict[str, tuple[str, str]]]] = {
 
 _COMMANDS = """
 # train a tokenizer on your own pictures, and measure it
-tmm train photos_fsq --out runs/mine --set "data={{kind: folder, path: pictures, size: 128}}"
+tmm train photos_fsq --out runs/mine --set "data={{kind: folder, path: pictures, size: 48}}"
 tmm eval runs/mine pictures --size 128
 
 # pictures to tokens on disk; check every byte of them
@@ -198,7 +198,11 @@ def _add_learning(page: Page, findings: Findings, histories: Mapping[str, Histor
         page.lines({k: v for k, v in series.items() if v}, "training step", label, title=title, log_y=True)
     if findings.seconds:
         rows: list[list[Cell]] = [[_NAMES.get(stage, stage), s] for stage, s in findings.seconds.items()]
-        page.heading("Time").table(["", "Seconds"], rows, note="Two stages run side by side, one core each.")
+        page.heading("Time").table(
+            ["", "Seconds"],
+            rows,
+            note="Stages run side by side: one core each, and what becomes free goes to whoever has most left to do.",
+        )
 
 
 def _curve(history: History, key: str) -> Points:

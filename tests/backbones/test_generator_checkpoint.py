@@ -71,3 +71,12 @@ def test_broken_folders_are_named(tmp_path):
 def test_unknown_options_are_named():
     with pytest.raises(ValueError, match=r"options of flow: .*'wdth'"):
         build("flow", {"wdth": 3}, CONTINUOUS)
+
+
+def test_a_full_disk_leaves_the_saved_generator_as_it_was(tmp_path, small_disk):
+    one, other = generators()["flow"], generators()["ids"]
+    save(one, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with small_disk(1000), pytest.raises(Exception, match="File too large"):
+        save(other, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
