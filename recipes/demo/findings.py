@@ -23,6 +23,7 @@ from recipes.demo.measure_generators import (
 from recipes.demo.measure_photos import TOKENIZERS, measure_photos
 from recipes.demo.measure_shapes import make_bench, measure_stores, measure_tokenizer
 from tokenizers_mm.losses.perceptual import Perceptual, perceptual
+from tokenizers_mm.precision import computes_bfloat16
 
 __all__ = ["Example", "Figure", "Findings", "measure_demo"]
 
@@ -97,10 +98,12 @@ def _require_runs(folder: Path) -> None:
 
 
 def _environment(network: Perceptual | None) -> dict[str, str | int]:
+    bfloat16 = "bfloat16 arithmetic" if computes_bfloat16("cpu") else "no bfloat16 arithmetic"
     packages = ("tokenizers-mm", "torch", "torchvision", "timm", "numpy", "pillow")
     return {
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {bfloat16}",
         "cores": os.cpu_count() or 1,
         "date": datetime.date.today().isoformat(),
         "perceptual": network.name if network else "",

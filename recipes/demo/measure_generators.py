@@ -42,8 +42,8 @@ __all__ = [
 GENERATORS = {"ar": "fsq", "flow": "vae"}
 NAMES = {"ar": "Token by token", "flow": "Flow"}
 SAMPLING: dict[str, dict[str, Any]] = {
-    "ar": {"guidance": 1.1, "temperature": 1.0},
-    "flow": {"guidance": 1.25, "steps": 16, "solver": "euler"},
+    "ar": {"guidance": 1.0, "temperature": 1.0},
+    "flow": {"guidance": 1.25, "steps": 20, "solver": "euler"},
 }
 OF_CEILING, SHAPE_AIM = 0.9, 0.75
 CAPTION_GATES = {"seen": 0.90, "heldout": 0.80}

@@ -229,7 +229,7 @@ def test_findings_are_written_and_read_back(findings: Findings, demo_folder: Pat
     assert record["at_least"] == 20
     assert record["reached"] is (record["value"] >= 20)
     assert findings.seconds == {"shapes_ar": 61.5, "everything": 570.0}
-    assert {"torch", "python", "cores", "date"} <= set(findings.environment)
+    assert {"torch", "python", "processor", "cores", "date"} <= set(findings.environment)
 
 
 def test_progress_and_threads_are_left_as_they_were(findings: Findings) -> None:
