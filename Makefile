@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 8
 
-demo: .venv/ready ## pixels to tokens to pictures in about ten minutes; writes demo/index.html
+demo: .venv/ready ## pixels to tokens to pictures in 4 to 12 minutes; writes demo/index.html
 	$(BIN)/tmm demo --out demo
 
 test: .venv/ready ## all tests but the slow ones
