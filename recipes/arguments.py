@@ -41,4 +41,11 @@ def chosen_device(name: str) -> torch.device:
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line on stderr; may stand in for `warnings.showwarning`."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold yellow]warning:[/] {escape(str(message))}")
+    tell("warning:", str(message), "yellow")
+
+
+def tell(label: str, message: str, colour: str) -> None:
+    """Print one line on stderr, the label in bold and the message to the letter."""
+    # Without emoji: else `module:x:` in a message becomes a picture.
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"[bold {colour}]{label}[/] {escape(message)}")

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from recipes.arguments import warn
+from recipes.arguments import tell, warn
 from recipes.compare.command import compare
 from recipes.evaluate_command import evaluate
 from recipes.generator_commands import caption, sample
@@ -32,7 +30,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, ModuleNotFoundError, OSError) as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        tell("error:", str(error), "red")
         raise SystemExit(1) from None
 
 

@@ -87,7 +87,7 @@ def evaluate(
         device=chosen_device(device),
     )
     for title, part in {tokenizer: result, **result.domains}.items():
-        Console().print(part.table(title))
+        Console(markup=False, emoji=False).print(part.table(title))  # the title is a name, to the letter
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(result.to_json() + "\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+
+from recipes.arguments import tell
 
 __all__ = ["resume_command", "train"]
 
@@ -59,8 +59,7 @@ def train(
             result = train_recipe(load_recipe(recipe, given), out, resume=resume)
     except KeyboardInterrupt as stop:
         if first:
-            line = f"[bold yellow]stopped:[/] {escape(str(stop) or 'at once')}; {escape(go_on)}"
-            Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+            tell("stopped:", f"{str(stop) or 'at once'}; {go_on}", "yellow")
         raise typer.Exit(stop.status if isinstance(stop, Interrupted) else _CTRL_C) from None
     except WriteError as error:
         raise error.then(f"; {go_on}") from error

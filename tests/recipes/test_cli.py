@@ -288,6 +288,7 @@ MISTAKES = [
     ("caption r/flow r/vae r/shapes", "r/flow writes no captions: it draws images only; use an autoregressive one"),
     ("caption r/ar r/fsq n", "n: found an empty folder, no images"),
     ("eval no.module:Codec r/shapes", "no.module:Codec: there is no module 'no' in the current folder "),
+    ("eval nowhere:X r/shapes", "nowhere:X: there is no module 'nowhere' in the current folder "),  # and no picture
     ("encode r/fsq r/shapes --out n/t --device cuda:99", "device 'cuda:99': expected auto, cpu, cuda or cuda:N; "),
     ("eval r/fsq n/nowhere", "n/nowhere: does not exist; give a folder of images"),
     ("train shapes --out n/r", "recipe 'shapes': no such file, and not a packaged one; did you mean shapes_"),
