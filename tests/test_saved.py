@@ -1,0 +1,84 @@
+"""What an earlier version wrote is read, goes on and means the same: see tests/saved/README.md."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes import load_recipe, train_recipe
+from tokenizers_mm import TokenDataset, TokenSpec, fingerprint, load, verify
+
+SAVED = Path(__file__).parent / "saved"
+TOKENIZERS = json.loads((SAVED / "tokenizers.json").read_text())
+STORES = json.loads((SAVED / "stores.json").read_text())
+RUN = json.loads((SAVED / "run.json").read_text())
+IMAGE = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def floats(values, found):
+    """Equal but for the rounding of another processor, and of the six digits that were written."""
+    torch.testing.assert_close(found, torch.tensor(values), atol=2e-4, rtol=2e-4)
+
+
+def test_everything_saved_is_tested():
+    assert {path.name for path in (SAVED / "tokenizers").iterdir()} == set(TOKENIZERS)
+    assert {path.name for path in (SAVED / "stores").iterdir()} == set(STORES)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_saved_tokenizer_is_the_same(name):
+    saved, model = TOKENIZERS[name], load(SAVED / "tokenizers" / name)
+    assert model.spec == TokenSpec.from_json(json.dumps(saved["spec"]))
+    assert fingerprint(model) == saved["fingerprint"]
+    with torch.no_grad():
+        tokens = model.encode(IMAGE)
+        assert json.loads(json.dumps(tokens.grid)) == saved["grid"]
+        if "codes" in saved:
+            assert tokens.data.tolist() == saved["codes"]
+        else:
+            floats(saved["latents"], tokens.data[:, :4].flatten(1))
+        if saved["pixels"] is not None:  # a tower has none
+            floats(saved["pixels"], model.decode(tokens)[:, :, ::8, ::8].flatten())
+
+
+def test_another_image_or_weight_would_be_noticed():
+    saved, model = TOKENIZERS["conv_fsq"], load(SAVED / "tokenizers" / "conv_fsq")
+    assert model.encode(-IMAGE).data.tolist() != saved["codes"]
+    next(model.parameters()).data.add_(1e-3)
+    assert fingerprint(model) != saved["fingerprint"]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_saved_store_is_the_same(name):
+    saved, store = STORES[name], TokenDataset(SAVED / "stores" / name)
+    report = verify(store.path)
+    assert (report.ok, report.encoded, report.quarantined) == (True, 3, 1)
+    store.require(TOKENIZERS[name]["fingerprint"])
+    assert (store.keys, list(store.captions), store.labels_I.tolist()) == (
+        saved["keys"], saved["captions"], saved["labels"],
+    )  # fmt: skip
+    assert store.batch(range(3)).tokens.data.tolist() == saved["tokens"]
+    assert (store.codebook_VD is None) == (saved["codebook"] is None)
+    if saved["codebook"] is not None:
+        assert float(store.codebook_VD.double().sum()) == pytest.approx(saved["codebook"], abs=1e-4)
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    """To the weights that it had then, but for another processor's rounding; a run that starts anew has others."""
+    shutil.copytree(SAVED / "run", tmp_path / "run")
+    recipe = load_recipe("shapes_fsq", RUN["set"])
+    train_recipe(recipe, tmp_path / "run", resume=True)
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 6
+    train_recipe(load_recipe("shapes_fsq", [*RUN["set"], "train.seed=1"]), tmp_path / "other")
+    resumed, other = (load(tmp_path / name).state_dict() for name in ("run", "other"))
+    far = [
+        name for name, total in RUN["sums"].items()
+        if float(resumed[name].double().abs().sum()) != pytest.approx(total, rel=2e-3, abs=1e-3)
+    ]  # fmt: skip
+    assert far == []
+    assert [
+        name for name, total in RUN["sums"].items()
+        if float(other[name].double().abs().sum()) != pytest.approx(total, rel=2e-3, abs=1e-3)
+    ]  # fmt: skip
