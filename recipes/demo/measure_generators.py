@@ -50,7 +50,7 @@ CAPTION_GATES = {"seen": 0.90, "heldout": 0.80}
 DIVERSITY_RANGE = (0.5, 2.0)
 _SEEDS = {"seen": (103, "train"), "heldout": (104, "heldout")}
 _ALIKE_HALF, _ALIKE_IMAGES = 12, 16  # captions of each split, images of each caption
-_SHOWN_HALF, _NULL_IMAGES, _CHUNK = 8, 64, 64
+_SHOWN_HALF, _NULL_IMAGES, _CHUNK = 8, 256, 64
 _CONTROL_RATIO = 0.1
 _LONGEST = 1 + max(len(" ".join(words)) for words in product(*ATTRIBUTES.values()))
 
