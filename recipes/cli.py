@@ -125,7 +125,16 @@ def demo(
     from recipes.demo.run import run_demo
     from tokenizers_mm.paths import local_path
 
-    print(f"open {run_demo(local_path(out, '--out'), quick=quick, precision=precision)}")
+    folder = local_path(out, "--out")
+    try:
+        print(f"open {run_demo(folder, quick=quick, precision=precision)}")
+    except KeyboardInterrupt:
+        tell(
+            "stopped:",
+            f"the demo starts anew when it is called again; what it had printed is in {folder / 'logs'}",
+            "yellow",
+        )
+        raise typer.Exit(130) from None
 
 
 for command in (sample, caption, compare):

@@ -327,6 +327,14 @@ def test_a_mistake_is_one_line_on_stderr(command, message, chain, tmp_path, monk
     assert "Traceback" not in out + err
 
 
+def test_a_stopped_demo_says_what_is_left(monkeypatch, tmp_path):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recipes.demo.run.run_demo", stopped)
+    assert str(tmp_path / "d" / "logs") in tmm("demo", "--out", tmp_path / "d", status=130)
+
+
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     def broken(*_, **__):
         raise KeyError("ours")
