@@ -18,8 +18,9 @@ from backbones import Autoregressive
 from recipes.sample import GeneratorSource, open_pair
 from recipes.tokenizer_source import TokenizerSource
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.data.images import ImageError, centre_crop, decode, find_images, resize_shorter, to_tensor
+from tokenizers_mm.data.images import ImageError, centre_crop, find_images, read_image, resize_shorter, to_tensor
 from tokenizers_mm.data.unreadable import Unreadable
+from tokenizers_mm.writing import write_text
 
 __all__ = ["Captioned", "caption_images", "write_captions"]
 
@@ -90,7 +91,7 @@ def write_captions(captions: Sequence[Captioned], path: Path) -> None:
     """Write lines {"file": key, "caption": text}: what captions.jsonl beside the images of one folder has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"file": one.key, "caption": one.caption}, ensure_ascii=False) for one in captions]
-    path.write_text("".join(f"{line}\n" for line in lines))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 _Item = tuple[Path, str]
@@ -129,13 +130,13 @@ def _batches(
 
 def _covering(path: Path, size: tuple[int, int]) -> Pixels:
     """The image [H, W, 3] of `size`: resized to cover it, both sides by one factor, then the centre."""
-    pixels = decode(path)
-    short = min(pixels.shape[:2])
-    wanted = max(-(-want * short // have) for want, have in zip(size, pixels.shape, strict=False))
-    try:
+
+    def cover(pixels: Pixels) -> Pixels:
+        short = min(pixels.shape[:2])
+        wanted = max(-(-want * short // have) for want, have in zip(size, pixels.shape, strict=False))
         return centre_crop(resize_shorter(pixels, wanted), *size)
-    except ValueError as error:
-        raise ImageError(str(path), "preprocess", str(error)) from error
+
+    return read_image(path, cover)
 
 
 def _captions(model: Autoregressive, codec: Tokenizer, group: Sequence[_Loaded], max_length: int | None) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from recipes.arguments import Device, MaxUnreadable, Size, TokenizerName, chosen_device
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE
 
 __all__ = ["evaluate"]
 
@@ -38,7 +39,7 @@ def evaluate(
     speed: Annotated[bool, typer.Option("--speed", help="Images per second and peak memory.")] = False,
     domain: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, measured apart (repeatable).")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
-    max_unreadable: MaxUnreadable = 0.1,
+    max_unreadable: MaxUnreadable = ALLOWED_SHARE,
     device: Device = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
@@ -60,6 +61,7 @@ def evaluate(
         teacher=teacher,
     )
     from recipes.evaluate import Extras, evaluate_images
+    from tokenizers_mm.writing import write_text
 
     extras = Extras(
         frechet=fd,
@@ -90,4 +92,4 @@ def evaluate(
         Console(markup=False, emoji=False).print(part.table(title))  # the title is a name, to the letter
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(result.to_json() + "\n")
+        write_text(json_file, result.to_json() + "\n")

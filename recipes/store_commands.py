@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recipes.arguments import Device, Size, TokenizerName, chosen_device, warn
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE
 
 __all__ = ["encode", "verify"]
 
@@ -34,7 +35,7 @@ def encode(
             "none; or a .jsonl or .csv file."
         ),
     ] = "auto",
-    max_quarantined: MaxQuarantined = 0.1,
+    max_quarantined: MaxQuarantined = ALLOWED_SHARE,
     device: Device = "auto",
 ) -> None:
     """Encode an image folder into a token store; bad images are listed, a second run adds what is missing.
@@ -84,7 +85,9 @@ def encode(
         raise typer.Exit(_TOO_MANY_QUARANTINED)
 
 
-def verify(store: Annotated[Path, typer.Argument(help="Token store.")], max_quarantined: MaxQuarantined = 0.1) -> None:
+def verify(
+    store: Annotated[Path, typer.Argument(help="Token store.")], max_quarantined: MaxQuarantined = ALLOWED_SHARE
+) -> None:
     """Check every byte of a token store; exit status 1 when anything is wrong.
 
     Exit status 3: it is whole, but too many of the images it was made of are quarantined.

@@ -77,7 +77,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole; raises `WriteError`."""
     with whole_file(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
 
 
 def append_text(path: Path, text: str) -> None:
@@ -85,7 +85,7 @@ def append_text(path: Path, text: str) -> None:
     before = path.stat().st_size if path.exists() else 0
     with writing(path):
         try:
-            with path.open("a") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(text)
         except BaseException:
             if path.exists():

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from recipes.arguments import Device, MaxUnreadable, chosen_device
+from tokenizers_mm.data.unreadable import ALLOWED_SHARE
 
 __all__ = ["compare"]
 
@@ -34,7 +35,7 @@ def compare(
     probe_limit: Annotated[int, typer.Option(min=1, help="Use so many labelled images of each part.")] = 4000,
     pictures: Annotated[int, typer.Option(min=1, help="Show so many images.")] = 8,
     speed: Annotated[bool, typer.Option(help="Measure speed and memory, a process for each tokenizer.")] = True,
-    max_unreadable: MaxUnreadable = 0.1,
+    max_unreadable: MaxUnreadable = ALLOWED_SHARE,
     device: Device = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
