@@ -15,12 +15,15 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Grid = tuple[Any, ...]  # (h, w) in raster order, (n,) without a place, or ((h1, w1), (h2, w2), ...) from coarse to fine
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,10 @@ class Quantizer(nn.Module, ABC):
     """Base of all quantizers: argument checks, masks and the float32 guarantee.
 
     Every constructor argument is kept as an attribute of the same name, so `options()` can rebuild the instance.
+    What only some kinds have is asked of all of them, and the plain answer is here: a posterior, several scales.
 
     in_dim      channels of the vectors it receives; dim  channels of those it returns
+    moments     channels received for each one returned: 2 where they are mean and log-variance
     codes       vocabulary of each stream; empty for a continuous bottleneck (then `encode` gives latents)
     invertible  whether `codes_of` undoes `decode`; sums of vectors (residuals) and projections do not allow it
     pointwise   whether positions are quantized one by one; composites take only such quantizers inside
@@ -54,6 +59,7 @@ class Quantizer(nn.Module, ABC):
     in_dim: int
     dim: int
     codes: tuple[int, ...]
+    moments: int = 1
     invertible: bool = True
     pointwise: bool = True
 
@@ -70,6 +76,18 @@ class Quantizer(nn.Module, ABC):
     def length(self, positions: int) -> int:
         """Number of code positions that this many input positions become; `ValueError` where it takes other numbers."""
         return positions
+
+    def code_grid(self, grid: Grid) -> Grid:
+        """Grid of the codes of a map with this grid: the same, but for a kind that has scales."""
+        return grid
+
+    def input_grid(self, grid: Grid) -> Grid:
+        """Grid of the map that codes of this grid are decoded to; `ValueError` where it decodes others."""
+        return grid
+
+    def with_scales(self, scales: Sequence[int | Sequence[int]]) -> Self:
+        """The same weights, shared, for other scales; `ValueError` where there are none."""
+        raise ValueError(f"scales={scales}: {self.kind} has no scales, it takes any image size as it is")
 
     def forward(self, z_BND: Tensor, mask_BN: Tensor | None = None) -> Quantized:
         """Quantize with straight-through gradients.
@@ -111,6 +129,21 @@ class Quantizer(nn.Module, ABC):
             self._check_vectors(codes_BNS, self.dim)
         with torch.autocast(codes_BNS.device.type, enabled=False):
             return self._decode(codes_BNS)
+
+    def vectors(self, codes_BNS: Tensor) -> Tensor:
+        """Vectors [B, N, dim] of the codes' own positions, one each: what a model of the codes is fed.
+
+        The same as `decode` wherever a code position is a position of the map.
+        """
+        return self.decode(codes_BNS)
+
+    def posterior(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each [B, N, dim], of vectors [B, N, in_dim]; `ValueError` where there are none."""
+        raise ValueError(f"{self.kind} has no posterior: only gaussian has")
+
+    def sample(self, z_BND: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents [B, N, dim] drawn from the posterior with this generator; `ValueError` where there is none."""
+        raise ValueError(f"{self.kind} has no posterior to sample from: only gaussian has")
 
     @torch.no_grad()
     def codes_of(self, q_BND: Tensor) -> Tensor:

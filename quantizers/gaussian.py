@@ -24,18 +24,25 @@ class Gaussian(Quantizer):
     """
 
     kind = "gaussian"
+    moments = 2
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"dim={dim}: expected at least 1 latent channel")
-        self.dim, self.in_dim, self.codes = dim, 2 * dim, ()
+        self.dim, self.in_dim, self.codes = dim, self.moments * dim, ()
 
-    def posterior(self, moments_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Split [B, N, 2 * dim] into mean and clamped log-variance, each [B, N, dim] float32."""
-        self._check_vectors(moments_BND, self.in_dim)
-        mean_BND, logvar_BND = moments_BND.float().chunk(2, dim=-1)
+    def posterior(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and clamped log-variance, each [B, N, dim] float32, of vectors [B, N, 2 * dim]."""
+        self._check_vectors(z_BND, self.in_dim)
+        mean_BND, logvar_BND = z_BND.float().chunk(2, dim=-1)
         return mean_BND, logvar_BND.clamp(*_LOGVAR_RANGE)
+
+    def sample(self, z_BND: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents [B, N, dim] drawn from the posterior; the noise is drawn on the generator's own device."""
+        mean_BND, logvar_BND = self.posterior(z_BND)
+        noise_BND = torch.randn(mean_BND.shape, generator=generator, device=generator.device).to(mean_BND.device)
+        return mean_BND + (0.5 * logvar_BND).exp() * noise_BND
 
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         mean_BND, logvar_BND = self.posterior(z_BND)

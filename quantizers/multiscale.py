@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Grid, Quantized, Quantizer, mean_square
 from quantizers.inner import Options, build_inner, codes_in
 from quantizers.straight_through import straight_through
 
@@ -87,9 +87,21 @@ class MultiScale(Quantizer):
             raise ValueError(f"z_BND has {positions} positions: {self.kind} expects {h * w}, a grid of {h} x {w}")
         return sum(h * w for h, w in self.scales)
 
-    def rows(self, codes_BLS: Tensor) -> Tensor:
-        """Vectors [B, L, D] of the codes by themselves, before they are spread over the grid and added up."""
-        return self.quantizer.decode(codes_BLS)
+    def code_grid(self, grid: Grid) -> Grid:
+        """All scales; `ValueError` unless the map's grid is the finest."""
+        if tuple(grid) != self.scales[-1]:
+            raise ValueError(f"grid={grid}: {self.kind} expects {self.scales[-1]}, the finest of its scales")
+        return self.scales
+
+    def input_grid(self, grid: Grid) -> Grid:
+        """The finest scale; `ValueError` unless the codes are those of its own scales."""
+        if tuple(grid) != self.scales:
+            raise ValueError(f"grid={grid}: {self.kind} decodes its own scales, {self.scales}")
+        return self.scales[-1]
+
+    def vectors(self, codes_BNS: Tensor) -> Tensor:
+        """Vectors [B, L, D] of the codes [B, L, S] alone, before they are spread over the grid and added up."""
+        return self.quantizer.decode(codes_BNS)
 
     def next_scale_inputs(self, codes_BLS: Tensor) -> Tensor:
         """What a next-scale generator is fed: before every scale but the first, the sum so far averaged down to it.

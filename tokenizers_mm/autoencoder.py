@@ -141,7 +141,7 @@ class Autoencoder(nn.Module, HubMixin):
         """Vectors [B, N, D]: of the codes, or the unit-variance latents themselves."""
         tokens.check(self.spec)
         if isinstance(self.bottleneck, MultiScale):
-            return self.bottleneck.rows(tokens.data)
+            return self.bottleneck.vectors(tokens.data)
         return self.bottleneck.decode(tokens.data) if self.spec.discrete else tokens.data
 
     @torch.no_grad()

@@ -136,7 +136,7 @@ def test_what_the_next_scale_is_fed():
     with torch.no_grad():
         fed, sums = quantizer.next_scale_inputs(codes), quantizer.running_sums(codes)
         assert torch.equal(sums[-1], quantizer.decode(codes))
-        assert quantizer.rows(codes).shape == (2, 21, 4)
+        assert quantizer.vectors(codes).shape == (2, 21, 4)
     assert fed.shape == (2, 20, 4)
     assert torch.equal(fed[:, 4:], sums[1])
     cells = sums[0].view(2, 2, 2, 2, 2, 4).mean((2, 4)).view(2, 4, 4)
