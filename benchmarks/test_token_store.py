@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tokenizers_mm.api import Tokens, TokenSpec
-from tokenizers_mm.data.images import Preprocess
-from tokenizers_mm.data.store import Row, StoreWriter, TokenDataset
+from tokenizers_mm.data import Preprocess
+from tokenizers_mm.store import Row, StoreWriter, TokenDataset
 
 IMAGES, LENGTH, SHARD, BATCH, DRAWN = 20_000, 256, 1024, 64, 1280
 SPEC = TokenSpec(image_size=(128, 128), grid=(16, 16), dim=4, codes=(2**14,))

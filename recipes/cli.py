@@ -9,12 +9,11 @@ from typing import Annotated
 
 import typer
 
-from recipes.arguments import tell, warn
-from recipes.compare.command import compare
-from recipes.evaluate_command import evaluate
-from recipes.generator_commands import caption, sample
-from recipes.store_commands import encode, verify
-from recipes.train_command import train
+from recipes.compare import compare
+from recipes.programs import encode, tell, verify, warn
+from recipes.programs.evaluate_command import evaluate
+from recipes.programs.generator_commands import caption, sample
+from recipes.programs.train_command import train
 
 app = typer.Typer(
     help="Image tokenizers and the backbones that consume them: train, measure, store, sample.",
@@ -54,7 +53,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe: the start of one of your own.")] = None,
 ) -> None:
     """List the recipes that come with the package, or print one."""
-    from recipes.recipe_files import recipe_text, recipes_text
+    from recipes.schema import recipe_text, recipes_text
 
     print(recipes_text() if name is None else recipe_text(name), end="")
 
@@ -78,7 +77,7 @@ def convert(
     assign: Annotated[list[str] | None, typer.Option("--set", help="Option of the tokenizer: path.key=value.")] = None,
 ) -> None:
     """Read a public tokenizer and write it as a folder of ours, or in diffusers' layout."""
-    from recipes.convert import convert_tokenizer
+    from recipes.programs import convert_tokenizer
 
     print(
         convert_tokenizer(
@@ -92,7 +91,7 @@ def families(
     licences: Annotated[bool, typer.Option("--licences", help="Show licences and papers as well.")] = False,
 ) -> None:
     """List the public tokenizers that load recognises."""
-    from recipes.convert import families_text
+    from recipes.programs import families_text
 
     print(families_text(licences))
 
@@ -107,7 +106,7 @@ def data(
     folder: Annotated[Path | None, typer.Option(help="Where its files are; default: packages'.")] = None,
 ) -> None:
     """Write a data set that needs no hub as an image folder with captions.jsonl, in train/ and a held-out part."""
-    from recipes.datasets import write_dataset
+    from recipes.programs import write_dataset
 
     written = write_dataset(name, out, size=size, count=count, seed=seed, source=folder)
     print(f"wrote {written} images to {out}")
@@ -122,8 +121,8 @@ def demo(
     ] = None,
 ) -> None:
     """Pixels to tokens to pictures: train, encode, learn, sample, and write one page about it."""
-    from recipes.demo.run import run_demo
-    from tokenizers_mm.paths import local_path
+    from recipes.demo import run_demo
+    from tokenizers_mm.runtime import local_path
 
     folder = local_path(out, "--out")
     try:

@@ -62,7 +62,7 @@ def start_process():
     It is forked from a process that has imported everything and done nothing else, not from this one.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "recipes.train", "recipes.evaluate", "pytest"])
+    context.set_forkserver_preload(["torch._dynamo", "recipes.programs.train", "recipes.programs.evaluate", "pytest"])
 
     def start(code, *arguments, **environment):
         prelude = _ARGUMENTS.format(environment=environment, arguments=[str(argument) for argument in arguments])

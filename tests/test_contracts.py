@@ -27,13 +27,12 @@ from tokenizers_mm import (
     build_tower,
     semantics_of,
 )
-from tokenizers_mm.config import build
 from tokenizers_mm.data.images import Preprocess
-from tokenizers_mm.data.store import Row, StoreWriter, TokenDataset
+from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets import QueryConfig, ViTConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.nets.transformer import Size
-from tokenizers_mm.semantic_head import SemanticConfig
+from tokenizers_mm.store.dataset import Row, StoreWriter, TokenDataset
 from tokenizers_mm.towers import EncodeOnly, WordsConfig
 
 # Small constructor options of every kind.
@@ -97,7 +96,7 @@ GENERATORS = {
 }
 CASES = [{"kind": kind, **options} for kind, examples in QUANTIZERS.items() for options in examples]
 NAMES = [f"{case['kind']}{i}" for i, case in enumerate(CASES)]
-BUILT = [(case, name, build(quantizers.KINDS, case, "")) for case, name in zip(CASES, NAMES, strict=True)]
+BUILT = [(case, name, quantizers.build(case, "")) for case, name in zip(CASES, NAMES, strict=True)]
 
 
 def every(wanted):
@@ -124,7 +123,7 @@ def test_every_kind_has_an_example():
 
 def trained(options):
     """A quantizer after a few training batches, in eval mode."""
-    quantizer = build(quantizers.KINDS, options, "bottleneck")
+    quantizer = quantizers.build(options, "bottleneck")
     for _ in range(3):
         quantizer(vectors_for(quantizer, 4, 64))
     return quantizer.eval()
@@ -213,7 +212,7 @@ def test_gradient_goes_straight_through(options):
 @every_quantizer
 def test_options_rebuild_and_state_round_trips(options):
     quantizer = trained(options)
-    again = build(quantizers.KINDS, json.loads(json.dumps(quantizer.options())), "bottleneck").eval()
+    again = quantizers.build(json.loads(json.dumps(quantizer.options())), "bottleneck").eval()
     assert again.options() == quantizer.options()
     assert (again.in_dim, again.dim, again.codes) == (quantizer.in_dim, quantizer.dim, quantizer.codes)
     again.load_state_dict(load(save(quantizer.state_dict())))
@@ -311,7 +310,7 @@ def test_masked_positions_may_hold_anything_and_give_nothing(options):
     torch.testing.assert_close(out.loss, quantizer(z[mask][None]).loss, rtol=1e-5, atol=1e-6)
     states = []
     for filler in (torch.nan, 77.0):
-        again = build(quantizers.KINDS, options, "bottleneck")
+        again = quantizers.build(options, "bottleneck")
         again.load_state_dict(quantizer.state_dict())
         torch.manual_seed(0)
         leaf = torch.where(mask[..., None], z, filler).requires_grad_()
@@ -353,7 +352,7 @@ def losses_and_gradients(forward, quantizer, z, *mask):
 def test_compiles_without_a_graph_break(options, training):
     """One graph, and the same step: first and later ones, with a mask and without."""
     torch.compiler.reset()
-    eager, compiled = (build(quantizers.KINDS, options, "bottleneck").train(training) for _ in range(2))
+    eager, compiled = (quantizers.build(options, "bottleneck").train(training) for _ in range(2))
     compiled.load_state_dict(eager.state_dict())
     forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
     z = vectors_for(eager, 2, 16)
@@ -412,7 +411,7 @@ def readout_error(into, quantizer, x):
 def test_a_few_hundred_steps_beat_the_untrained_quantizer(options):
     """Between two linear maps: what is trained reads better than what is not, and keeps as many codes in use."""
     torch.manual_seed(0)
-    quantizer = build(quantizers.KINDS, options, "bottleneck")
+    quantizer = quantizers.build(options, "bottleneck")
     into, out_of = torch.nn.Linear(16, quantizer.in_dim), torch.nn.Linear(quantizer.dim, 16)
     positions = positions_for(quantizer, 16)
     held_out = clustered(10_000, 64, positions)
@@ -582,7 +581,7 @@ def test_bits_per_image_is_what_the_disk_holds(tokenizer, tmp_path):
     assert back.grid == tokens.grid
 
 
-@pytest.mark.parametrize("options", [case for case in CASES if not build(quantizers.KINDS, case, "").codes], ids=str)
+@pytest.mark.parametrize("options", [case for case in CASES if not quantizers.build(case, "").codes], ids=str)
 def test_latents_have_zero_mean_and_unit_variance(options):
     model = autoencoder_of(options)
     latents = torch.cat([model.encode(i).data.flatten(0, 1) for i in (image_of(batch=8), image_of(32, 16, 4))])

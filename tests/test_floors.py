@@ -19,14 +19,14 @@ ALLOWED = {
 IMPORTERS = ("__import__", "importlib.import_module", "import_module", "face")
 # The only calls that may be given a name they do not know, each with its argument: `face` imports what the tables say,
 # which are read where they stand, and `open_tokenizer` the module that a user names as module:attribute.
-UNKNOWN_ALLOWED = {("tokenizers_mm/lazy.py", "homes[name]"), ("recipes/tokenizer_source.py", "name")}
+UNKNOWN_ALLOWED = {("tokenizers_mm/lazy.py", "homes[name]"), ("recipes/programs/tokenizer_source.py", "name")}
 UNKNOWN = "an unknown module"
 # Formats that run code when they are read.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
 
 def sources(root):
-    found = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+    found = [path for package in PACKAGES for path in sorted((root / package).rglob("*.py*")) if path.suffix != ".pyc"]
     assert len(found) > 4 or root != ROOT
     return found
 
@@ -123,16 +123,24 @@ VIOLATIONS = [
     ("backbones/a.py", "from tokenizers_mm import autoencoder", "imports tokenizers_mm"),
     ("backbones/a.py", "from tokenizers_mm.api_more import x", "imports tokenizers_mm.api_more"),
     ("backbones/a.py", "from ..tokenizers_mm import b", "imports tokenizers_mm"),
-    ("backbones/a.py", "import importlib\nimportlib.import_module('recipes.train')", "imports recipes.train"),
+    (
+        "backbones/a.py",
+        "import importlib\nimportlib.import_module('recipes.programs.train')",
+        "imports recipes.programs.train",
+    ),
     ("backbones/a.py", "import_module(name)", "imports an unknown module"),
-    ("backbones/__init__.py", "HOMES = {'f': 'recipes.train'}\nface(__name__, HOMES)", "imports recipes.train"),
+    (
+        "backbones/__init__.py",
+        "HOMES = {'f': 'recipes.programs.train'}\nface(__name__, HOMES)",
+        "imports recipes.programs.train",
+    ),
     ("backbones/__init__.py", "HOMES = {'f': f'recipes.{x}'}\nface(__name__, HOMES)", "imports an unknown module"),
     ("backbones/__init__.py", "HOMES = dict(f='recipes')\nface(__name__, HOMES)", "imports an unknown module"),
     ("tokenizers_mm/a.py", "import_module(homes[name])", "imports an unknown module"),
     ("tokenizers_mm/lazy.py", "import_module(other[name])", "imports an unknown module"),
     ("recipes/a.py", "import benchmarks.test_nearest", "imports benchmarks.test_nearest"),
     ("recipes/a.py", "import_module(name)", "imports an unknown module"),
-    ("recipes/tokenizer_source.py", "import_module(other)", "imports an unknown module"),
+    ("recipes/programs/tokenizer_source.py", "import_module(other)", "imports an unknown module"),
     ("tokenizers_mm/checkpoints/loading.py", "import_module(name)", "imports an unknown module"),
 ]
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from recipes import cli
-from recipes.recipe import load_recipe
+from recipes.schema.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

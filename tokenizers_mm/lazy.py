@@ -1,21 +1,26 @@
-"""Faces of packages whose names are imported when they are first asked for (PEP 562): importing one costs nothing."""
+"""Faces of packages: the names of `__init__.pyi`, each imported when it is first asked for (PEP 562)."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["face"]
 
 
-def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package.
+def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` and `__all__` of a package whose `__init__` stands at `file`.
 
-    homes  name -> module that has it; a literal beside the call, which type checkers and the tests of who imports whom
-           read. No name may be that of a module in the package: importing that module would replace it
+    Beside it stands `__init__.pyi`, which type checkers read and which says `from home import name as name` for every
+    public name. No name may be that of a module in the package: importing that module would replace it.
     """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
+    homes = {alias.name: line.module or "" for line in lines for alias in line.names}
 
     def attribute(name: str) -> Any:
         if name not in homes:
@@ -27,4 +32,4 @@ def face(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes})
 
-    return attribute, names
+    return attribute, names, sorted(homes)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer
 
-__all__ = ["Semantics", "semantics_of"]
+__all__ = ["Semantics", "mean_semantics", "semantics_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,9 @@ def semantics_of(tokenizer: Tokenizer | Any, image_BCHW: Tensor) -> Semantics:
         semantics: Semantics = tokenizer.semantics(image_BCHW)
         return semantics
     tokens = tokenizer.encode(image_BCHW)
-    z_BND = tokenizer.embed(tokens)
-    sides = [side for side in tokens.grid if isinstance(side, int)]  # scales become one sequence
-    return Semantics(z_BND, z_BND.mean(1), tuple(sides) or (z_BND.shape[1],))
+    return mean_semantics(tokenizer.embed(tokens), tokens.grid)
+
+
+def mean_semantics(z_BND: Tensor, grid: tuple[Any, ...]) -> Semantics:
+    """Vectors as they are, and their mean over positions; scales become one sequence."""
+    return Semantics(z_BND, z_BND.mean(1), (z_BND.shape[1],) if isinstance(grid[0], tuple) else grid)

@@ -78,7 +78,7 @@ def fingerprint_of(tokenizer: Tokenizer) -> str:
         return ours
     own: Any = getattr(tokenizer, "fingerprint", None)
     if own is None:
-        from tokenizers_mm.object_state import object_digest
+        from tokenizers_mm.saving import object_digest
 
         return object_digest([tokenizer.spec.to_json(), tokenizer], _saved_fingerprint)
     text = own() if callable(own) else own
@@ -116,8 +116,7 @@ def _raster(tokenizer: Tokenizer) -> tuple[int, int]:
 
 def _saved_fingerprint(value: object) -> str | None:
     """That of a tokenizer that can be saved; None for anything else."""
-    from tokenizers_mm.checkpoints import CheckpointError, fingerprint
-    from tokenizers_mm.checkpoints.kinds import KINDS
+    from tokenizers_mm.checkpoints import KINDS, CheckpointError, fingerprint
 
     ours: Any = value if isinstance(value, tuple(kind.made for kind in KINDS.values())) else None
     try:

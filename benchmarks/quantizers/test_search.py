@@ -84,7 +84,7 @@ def test_vq(compare, peak, ties, theirs, size, dim, metric):
 @torch.inference_mode()
 def test_residual(compare, peak, theirs):
     dim, size, depth = 256, 1024, 8
-    ours = Residual({"kind": "vq", "size": size, "dim": dim}, depth).eval()
+    ours = Residual(VQ(size, dim), depth).eval()
     peer = vqp.ResidualVQ(dim=dim, codebook_size=size, num_quantizers=depth).eval()
     for level, (a, b) in enumerate(zip(ours.levels, peer.layers, strict=True)):
         a.codebook_KD.mul_(0.9**level)

@@ -30,11 +30,11 @@ from alignment_plan import runs
 from alignment_report import draw, table
 from record import Record, arguments, write
 
-from recipes.recipe import GeneratorRecipe, TokenizerRecipe
-from recipes.train import train_generator, train_tokenizer, with_features
+from recipes.programs import train_generator, train_tokenizer, with_features
+from recipes.schema import GeneratorRecipe, TokenizerRecipe
 from tokenizers_mm.checkpoints import fingerprint, load
 from tokenizers_mm.config import parse
-from tokenizers_mm.measure.probing import batches_of
+from tokenizers_mm.measure import batches_of
 
 KINDS = ("tokenizer", "generator", "loss")
 _SAMPLES, _FEW = 2000, 100

@@ -13,18 +13,21 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tokenizers_mm.data.fashion import fashion_mnist
-from tokenizers_mm.data.images import Preprocess
-from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.shards import Row
-from tokenizers_mm.data.store import StoreWriter
-from tokenizers_mm.measure.evaluate import evaluate
-from tokenizers_mm.measure.extractors import extractor
-from tokenizers_mm.measure.frechet import FeatureStatistics, frechet_distance
-from tokenizers_mm.measure.judge import AttributeJudge, train_judge
-from tokenizers_mm.measure.probing import batches_of
-from tokenizers_mm.measure.protocol import Protocol
-from tokenizers_mm.measure.semantics import linear_probe, pooled_features
+from tokenizers_mm.data import Labelled, Preprocess
+from tokenizers_mm.data.sets import fashion_mnist
+from tokenizers_mm.measure import (
+    AttributeJudge,
+    FeatureStatistics,
+    Protocol,
+    batches_of,
+    evaluate,
+    extractor,
+    frechet_distance,
+    linear_probe,
+    pooled_features,
+    train_judge,
+)
+from tokenizers_mm.store import Row, StoreWriter
 
 TEACHER_SIDE = 64
 _SIDE, _BATCH = 32, 100

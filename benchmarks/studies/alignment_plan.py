@@ -7,7 +7,7 @@ and the seed only; at weight 0 there is no teacher.
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.recipe_files import find_recipe
+from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 RECIPE = "va_vae"

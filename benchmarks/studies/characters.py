@@ -19,8 +19,8 @@ from characters_plan import BITS, runs
 from characters_report import draw, table
 from record import Record, arguments, write
 
-from recipes.recipe import TokenizerRecipe
-from recipes.train import train_tokenizer
+from recipes.programs import train_tokenizer
+from recipes.schema import TokenizerRecipe
 from tokenizers_mm.config import parse
 
 _FEW = 20

@@ -9,11 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiles import mean_psnr, tiled, untiled
 
-from tokenizers_mm.data.images import to_tensor, to_uint8
-from tokenizers_mm.data.words import words
-from tokenizers_mm.measure.codecs import VARIANTS
-from tokenizers_mm.measure.information import kl_bits
-from tokenizers_mm.measure.reader import Reader, character_accuracy, train_reader
+from tokenizers_mm.data import to_tensor, to_uint8
+from tokenizers_mm.data.sets.words import words
+from tokenizers_mm.measure import VARIANTS, Reader, character_accuracy, kl_bits, train_reader
 
 COUNT = 300
 # Of the pictures: not those on which settings were tried.

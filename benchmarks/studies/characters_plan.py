@@ -9,7 +9,7 @@ weight of the VAE's KL was chosen on words of the training split, so that it is 
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.recipe_files import find_recipe
+from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 RECIPE = "words_fsq"

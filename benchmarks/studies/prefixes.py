@@ -20,8 +20,8 @@ from prefixes_plan import KINDS, runs
 from prefixes_report import draw, table
 from record import Record, arguments, write
 
-from recipes.recipe import TokenizerRecipe
-from recipes.train import train_tokenizer
+from recipes.programs import train_tokenizer
+from recipes.schema import TokenizerRecipe
 from tokenizers_mm.config import parse
 
 _SIZE, _FEW = 32, 24

@@ -5,12 +5,17 @@ import torch
 from tiles import mean_psnr
 
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.data.emoji import emoji
-from tokenizers_mm.data.images import to_uint8
-from tokenizers_mm.measure.extractors import extractor
-from tokenizers_mm.measure.frechet import FeatureStatistics, frechet_distance
-from tokenizers_mm.measure.probing import batches_of
-from tokenizers_mm.measure.semantics import cross_validate, linear_probe, pooled_features
+from tokenizers_mm.data import to_uint8
+from tokenizers_mm.data.sets.emoji import emoji
+from tokenizers_mm.measure import (
+    FeatureStatistics,
+    batches_of,
+    cross_validate,
+    extractor,
+    frechet_distance,
+    linear_probe,
+    pooled_features,
+)
 
 # Pixels a side that the network of the distance sees: 32 of an image, enlarged.
 EXTRACTOR_SIZE = 64

@@ -12,7 +12,7 @@ A recipe stays the plain mapping that its YAML file holds, so a record shows wha
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.recipe_files import find_recipe
+from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 _ALL, _ONE = (0, 1, 2), (0,)

@@ -17,8 +17,8 @@ from rate_distortion_plan import runs
 from rate_distortion_report import draw, table
 from record import Record, arguments, write
 
-from recipes.recipe import TokenizerRecipe
-from recipes.train import train_tokenizer
+from recipes.programs import train_tokenizer
+from recipes.schema import TokenizerRecipe
 from tokenizers_mm.config import parse
 
 GROUPS = ("emoji", "curve", "photos-f8", "photos-f4")

@@ -4,12 +4,10 @@ import numpy as np
 import torch
 from tiles import at_rate, codec_curve, mean_psnr
 
-from tokenizers_mm.data.emoji import emoji
-from tokenizers_mm.data.images import to_tensor
-from tokenizers_mm.data.photos import heldout_photos
-from tokenizers_mm.measure.codecs import encode_at_rate
-from tokenizers_mm.measure.evaluate import evaluate
-from tokenizers_mm.measure.protocol import Protocol
+from tokenizers_mm.data import to_tensor
+from tokenizers_mm.data.sets import heldout_photos
+from tokenizers_mm.data.sets.emoji import emoji
+from tokenizers_mm.measure import Protocol, encode_at_rate, evaluate
 
 CODECS = ("jpeg", "webp")
 _BATCH, _WHOLE = 128, 8

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.recipe_files import find_recipe
+from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 NAMES = ("vq", "rvq", "fsq", "lfq", "bsq", "multiscale", "vae")

@@ -19,11 +19,11 @@ from text_and_fusion_figures import figures, fitting_features
 from text_and_fusion_plan import FUSED, SEEDS, runs
 from text_and_fusion_report import draw, table
 
-from recipes.recipe import TokenizerRecipe
-from recipes.train import train_tokenizer
+from recipes.programs import train_tokenizer
+from recipes.schema import TokenizerRecipe
 from tokenizers_mm.checkpoints import load
 from tokenizers_mm.config import parse
-from tokenizers_mm.fused import Fused
+from tokenizers_mm.models import Fused
 
 _FITTED = "fitted.safetensors"
 

@@ -13,13 +13,11 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from tokenizers_mm.data.emoji import emoji
-from tokenizers_mm.data.fashion import fashion_mnist
-from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.measure.information import CodeStatistics
-from tokenizers_mm.measure.reconstruction import psnr
-from tokenizers_mm.measure.semantics import cross_validate, linear_probe
-from tokenizers_mm.measure.zero_shot import class_texts, zero_shot
+from tokenizers_mm.data import Labelled
+from tokenizers_mm.data.sets import fashion_mnist
+from tokenizers_mm.data.sets.emoji import emoji
+from tokenizers_mm.measure import CodeStatistics, class_texts, cross_validate, linear_probe, psnr
+from tokenizers_mm.measure.zero_shot import zero_shot
 
 SIDE, FOLDS = 32, 5
 _BATCH = 128

@@ -6,7 +6,7 @@ A recipe stays the plain mapping that its YAML file holds, so the record shows w
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.recipe_files import find_recipe
+from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
 
 SEEDS = (0, 1, 2)

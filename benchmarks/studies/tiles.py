@@ -10,7 +10,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from tokenizers_mm.measure.codecs import VARIANTS
+from tokenizers_mm.measure import VARIANTS
 
 QUALITIES = {"jpeg": range(1, 96), "webp": range(0, 101)}
 

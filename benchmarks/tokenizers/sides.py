@@ -12,8 +12,8 @@ import diffusers
 import torch
 
 from tokenizers_mm import Tokens
-from tokenizers_mm.checkpoints.diffusers import from_diffusers
-from tokenizers_mm.nets.fast import optimize
+from tokenizers_mm.checkpoints import from_diffusers
+from tokenizers_mm.fast import optimize
 
 LEVELS = 4
 DOWNSAMPLING = 2 ** (LEVELS - 1)

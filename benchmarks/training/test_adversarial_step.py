@@ -16,17 +16,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokenizers_mm.autoencoder import build_autoencoder
-from tokenizers_mm.autoencoder_config import AutoencoderConfig
-from tokenizers_mm.data.sources import ImageArrays
-from tokenizers_mm.ema import EMA
-from tokenizers_mm.losses.adversarial import AdversarialConfig, Adversary
-from tokenizers_mm.losses.perceptual import feature_distance, perceptual
-from tokenizers_mm.nets import ConvConfig
-from tokenizers_mm.nets.discriminators import PatchConfig, build_discriminator
-from tokenizers_mm.objective import ObjectiveConfig, TokenizerObjective, objective
-from tokenizers_mm.towers.lite0 import lite0_network
-from tokenizers_mm.train import TrainConfig, _Run
+from tokenizers_mm.data import ImageArrays
+from tokenizers_mm.losses import AdversarialConfig, Adversary, feature_distance
+from tokenizers_mm.losses.perceptual import perceptual
+from tokenizers_mm.models import AutoencoderConfig, build_autoencoder
+from tokenizers_mm.nets import ConvConfig, PatchConfig, build_discriminator
+from tokenizers_mm.towers import lite0_network
+from tokenizers_mm.training import EMA, TrainConfig
+from tokenizers_mm.training.loop import _Run
+from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective, objective
 
 AIM = 1.3
 CLIP, EMA_DECAY, WEIGHT = 1.0, 0.999, 0.5

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import backbones
-from recipes.recipe import load_recipe
+from recipes.schema import load_recipe
 from tokenizers_mm.api import Batch, Tokens
-from tokenizers_mm.autoencoder import build_autoencoder
-from tokenizers_mm.data.shapes import Shapes
-from tokenizers_mm.data.sources import ImageArrays, draws_for
-from tokenizers_mm.objective import TokenizerObjective
+from tokenizers_mm.data import ImageArrays, draws_for
+from tokenizers_mm.data.sets import Shapes
+from tokenizers_mm.models import build_autoencoder
+from tokenizers_mm.training.objective import TokenizerObjective
 
 
 class Step(nn.Module):

@@ -1,1 +1,5 @@
-"""Tokenizers side by side on the same images: measured, drawn and written as one page."""
+"""Tokenizers side by side: entries, measurement, ranking, tables, page."""
+
+from tokenizers_mm.lazy import face
+
+__getattr__, __dir__, __all__ = face(__name__, __file__)

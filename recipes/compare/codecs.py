@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from recipes.page.picture import Pixels
-from tokenizers_mm.measure.codecs import VARIANTS, Codec
+from tokenizers_mm.measure import VARIANTS, Codec
+from tokenizers_mm.report import Pixels
 
 __all__ = ["CodecPoint", "at_rate", "codec_curve", "evenly", "in_one_file", "spread"]
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from recipes.arguments import Device, MaxUnreadable, chosen_device
-from tokenizers_mm.data.unreadable import ALLOWED_SHARE
+from recipes.programs import Device, MaxUnreadable, chosen_device
+from tokenizers_mm.data import ALLOWED_SHARE
 
 __all__ = ["compare"]
 
@@ -39,8 +39,8 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
-    from recipes.checks import check_measuring
-    from tokenizers_mm.paths import local_path
+    from recipes.programs import check_measuring
+    from tokenizers_mm.runtime import local_path
 
     local_path(out, "--out")  # before anything is measured
     sets = [images, None if probe == "auto" else probe]

@@ -18,19 +18,22 @@ from typing import Any, TypeVar
 import torch
 
 from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
-from recipes.compare.contestants import Contestant, common_size, introduce, open_model, text_of, unique_names
-from recipes.evaluate import Extras, evaluate_images, preparation
-from recipes.image_sets import LeftOut, image_set
-from recipes.page.picture import Pixels
-from recipes.tokenizer_source import TokenizerSource
+from recipes.compare.entries import Contestant, common_size, introduce, open_model, text_of, unique_names
+from recipes.programs import Extras, LeftOut, TokenizerSource, evaluate_images, image_set, preparation
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.data.images import find_images, pad_to_multiple, to_tensor, to_uint8, unpad
-from tokenizers_mm.data.notes import read_notes
-from tokenizers_mm.data.unreadable import ALLOWED_SHARE, check_share
-from tokenizers_mm.device import choose_device
-from tokenizers_mm.measure.codecs import Codec
-from tokenizers_mm.measure.evaluate import Evaluation
-from tokenizers_mm.measure.presets import preset
+from tokenizers_mm.data import (
+    ALLOWED_SHARE,
+    check_share,
+    find_images,
+    pad_to_multiple,
+    read_notes,
+    to_tensor,
+    to_uint8,
+    unpad,
+)
+from tokenizers_mm.measure import Codec, Evaluation, preset
+from tokenizers_mm.report import Pixels
+from tokenizers_mm.runtime import choose_device
 from tokenizers_mm.traits import downsampling_of
 
 __all__ = ["CODECS", "Comparison", "Measured", "Settings", "apart", "compare_tokenizers"]

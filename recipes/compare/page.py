@@ -20,10 +20,8 @@ from recipes.compare.tables import (
     protocol_blocks,
     tokenizer_table,
 )
-from recipes.page.chart import Points
-from recipes.page.page import Page
-from recipes.page.picture import Pixels
-from tokenizers_mm.paths import local_path
+from tokenizers_mm.report import Page, Pixels, Points
+from tokenizers_mm.runtime import local_path
 
 __all__ = ["write_comparison"]
 

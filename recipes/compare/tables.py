@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from recipes.compare.codecs import at_rate
 from recipes.compare.measure import Comparison, Measured
 from recipes.compare.ranking import counted_rate, in_digits
-from recipes.page.page import Cell, Noted
-from tokenizers_mm.measure.protocol import Measurement
+from tokenizers_mm.measure import Measurement
+from tokenizers_mm.report import Cell, Noted
 
 __all__ = ["Block", "codec_note", "codec_table", "figure_tables", "how_made", "protocol_blocks", "tokenizer_table"]
 

@@ -1,1 +1,5 @@
-"""The demo: every stage of the way on real images, measured, on one page."""
+"""The demonstration: jobs that train and measure, and the page that shows them."""
+
+from tokenizers_mm.lazy import face
+
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -12,18 +12,25 @@ from pathlib import Path
 
 import torch
 
-from recipes.demo.figures import Example, Figure, Findings, merge
-from recipes.demo.measure_generators import (
+from recipes.gates import (
     GENERATORS,
+    TOKENIZERS,
+    Example,
+    Figure,
+    Findings,
     draw_pictures,
+    make_bench,
     measure_captions,
     measure_copies_control,
     measure_drawing,
+    measure_photos,
+    measure_stores,
+    measure_tokenizer,
+    merge,
 )
-from recipes.demo.measure_photos import TOKENIZERS, measure_photos
-from recipes.demo.measure_shapes import make_bench, measure_stores, measure_tokenizer
-from tokenizers_mm.losses.perceptual import Perceptual, perceptual
-from tokenizers_mm.precision import computes_bfloat16
+from tokenizers_mm.losses import Perceptual
+from tokenizers_mm.losses.perceptual import perceptual
+from tokenizers_mm.runtime import computes_bfloat16
 
 __all__ = ["Example", "Figure", "Findings", "measure_demo"]
 

@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipes.demo.figures import Findings
-from recipes.demo.measure_photos import PICTURES
 from recipes.demo.page_photos import Pictures, add_photographs
 from recipes.demo.page_shapes import add_shapes
-from recipes.page.chart import Points
-from recipes.page.page import Cell, Page
-from recipes.page.picture import Pixels
+from recipes.gates import PICTURES, Findings
+from tokenizers_mm.report import Cell, Page, Pixels, Points
 
 __all__ = ["write_demo_page"]
 

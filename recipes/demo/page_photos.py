@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recipes.demo.figures import Findings
-from recipes.demo.measure_photos import CODECS, PHOTO_TARGETS
-from recipes.page.page import Cell, Page
-from recipes.page.picture import Pixels
+from recipes.gates import CODECS, PHOTO_TARGETS, Findings
+from tokenizers_mm.report import Cell, Page, Pixels
 
 __all__ = ["Pictures", "add_photographs"]
 

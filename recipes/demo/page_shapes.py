@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recipes.demo.figures import Example, Figure, Findings
-from recipes.demo.measure_generators import NAMES, SAMPLING
-from recipes.demo.measure_shapes import CONTROLS
 from recipes.demo.page_photos import Pictures
-from recipes.page.page import Cell, Page, Share
-from recipes.page.picture import Pixels
-from tokenizers_mm.data.shapes import ATTRIBUTES
+from recipes.gates import CONTROLS, NAMES, SAMPLING, Example, Figure, Findings
+from tokenizers_mm.data.sets import ATTRIBUTES
+from tokenizers_mm.report import Cell, Page, Pixels, Share
 
 __all__ = ["add_shapes"]
 

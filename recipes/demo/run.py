@@ -12,12 +12,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from recipes.datasets import write_dataset
 from recipes.demo.findings import measure_demo
 from recipes.demo.jobs import Job, run_jobs
 from recipes.demo.page import write_demo_page
-from recipes.recipe import FusedRecipe, load_recipe
-from tokenizers_mm.paths import local_path
+from recipes.programs import write_dataset
+from recipes.schema import FusedRecipe, load_recipe
+from tokenizers_mm.runtime import local_path
 
 _IMAGES, _QUICK_IMAGES, _QUICK_STEPS = 12_000, 400, 10
 # Seconds of every stage on one core of an AMD EPYC in float32; only what they are to each other matters.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.recipe import GeneratorRecipe, TokenizerRecipe
-from tokenizers_mm.autoencoder import build_autoencoder
+from recipes.schema.recipe import GeneratorRecipe, TokenizerRecipe
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.models.autoencoder import build_autoencoder
+from tokenizers_mm.store.dataset import TokenDataset
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

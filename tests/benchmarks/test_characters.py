@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from recipes.recipe import TokenizerRecipe
-from tokenizers_mm.autoencoder import build_autoencoder
+from recipes.schema.recipe import TokenizerRecipe
 from tokenizers_mm.config import parse
+from tokenizers_mm.models.autoencoder import build_autoencoder
 
 
 def built(run):
@@ -41,7 +41,7 @@ def test_every_discrete_tokenizer_for_characters_has_the_bits_of_its_rate(study)
 
 def test_the_packaged_recipe_is_the_fsq_of_the_lower_rate(study):
     plan = study("characters_plan")
-    packaged = study("recipes.recipe").load_recipe(plan.RECIPE)
+    packaged = study("recipes.schema.recipe").load_recipe(plan.RECIPE)
     assert packaged.model.bottleneck == plan.bottleneck("fsq", 20)
     assert packaged.model.net.kind == "conv"
 
@@ -60,7 +60,7 @@ def test_codecs_between_qualities_are_interpolated_and_never_extrapolated(study)
 def test_the_character_study_runs_and_resumes(study, monkeypatch, tmp_path):
     plan, out = study("characters_plan"), tmp_path / "record.json"
     monkeypatch.setattr(plan, "NAMES", ("vae", "fsq"))
-    monkeypatch.setattr("recipes.train._CALIBRATION_IMAGES", 64)
+    monkeypatch.setattr("recipes.programs.train._CALIBRATION_IMAGES", 64)
     monkeypatch.setattr(study("characters_data"), "QUALITIES", {"jpeg": (30, 95), "webp": (50,)})
     arguments = ("--out", str(out), "--work", str(tmp_path / "work"), "--steps", "2", "--only", "20")
     run_program(study, monkeypatch, "characters", *arguments)

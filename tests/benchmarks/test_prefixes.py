@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.recipe import TokenizerRecipe
-from tokenizers_mm.autoencoder import build_autoencoder
+from recipes.schema.recipe import TokenizerRecipe
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.models.autoencoder import build_autoencoder
 
 
 def built(recipe):
@@ -115,7 +115,7 @@ def test_the_prefix_study_reports_every_length_of_every_seed(study, monkeypatch,
         return Labelled(images_NHWC=images, captions=keys, labels_N=np.zeros(40, int), classes=("one",), keys=keys)
 
     plan, out = study("prefixes_plan"), tmp_path / "record.json"
-    for module in ("recipes.data", "prefixes_data"):
+    for module in ("recipes.schema.data", "prefixes_data"):
         monkeypatch.setattr(study(module), "emoji", few)
     monkeypatch.setattr(plan, "SEEDS", {"pixels": (0, 1), "titok": (0,), "flow": (0,)})
     monkeypatch.setattr(plan, "KINDS", ("pixels", "titok", "flow"))

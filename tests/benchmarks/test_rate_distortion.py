@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import quantizers
-from recipes.recipe import TokenizerRecipe
-from tokenizers_mm.autoencoder import build_autoencoder
-from tokenizers_mm.config import build, parse
+from recipes.schema.recipe import TokenizerRecipe
+from tokenizers_mm.config import parse
+from tokenizers_mm.models.autoencoder import build_autoencoder
 
 
 def gradients(count, side=32):
@@ -57,7 +57,7 @@ def test_curves_change_one_number_each_and_steps_shorten_every_run(study):
         assert run.group == "curve" if run.change else run.group != "curve"
         assert len(changed) <= 1
         for name, value in changed.items():
-            assert build(quantizers.KINDS, run.recipe["model"]["bottleneck"], name).options()[name] == value
+            assert quantizers.build(run.recipe["model"]["bottleneck"], name).options()[name] == value
     assert {run.recipe["train"]["steps"] for run in plan.runs(3)} == {3}
 
 

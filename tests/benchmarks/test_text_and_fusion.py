@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recipes.recipe import TokenizerRecipe, load_recipe
+from recipes.schema.recipe import TokenizerRecipe, load_recipe
 from tokenizers_mm import Fused, build_autoencoder
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import backbones
-from recipes.datasets import write_dataset
-from recipes.demo import measure_photos
 from recipes.demo.findings import Findings, measure_demo
-from recipes.recipe import TokenizerRecipe, load_recipe
+from recipes.gates import photos as measure_photos
+from recipes.programs.datasets import write_dataset
+from recipes.schema.recipe import TokenizerRecipe, load_recipe
 from tokenizers_mm import build_autoencoder, save
-from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.photos import heldout_photos
-from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.data.sets.photos import heldout_photos
+from tokenizers_mm.store.dataset import TokenDataset
+from tokenizers_mm.store.encode import encode_folder
 
 TERMS = {"shapes_ar": ("image", "text"), "shapes_flow": ("velocity",)}
 PROGRESS: list[str] = []

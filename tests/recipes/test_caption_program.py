@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import backbones
-from recipes.caption import Captioned, caption_images, write_captions
-from recipes.sample import TOKENIZER_FILE
+from recipes.programs.caption import Captioned, caption_images, write_captions
+from recipes.programs.sample import TOKENIZER_FILE
 from tokenizers_mm.api import TokenSpec
 from tokenizers_mm.data.images import Preprocess, decode, to_tensor
 from tokenizers_mm.data.notes import read_some_notes

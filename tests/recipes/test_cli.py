@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from recipes import cli
 from recipes.demo.run import demo_jobs
-from recipes.recipe import load_recipe
-from recipes.recipe_files import FOR_YOUR_IMAGES, packaged_recipes, read_recipe
+from recipes.schema.files import FOR_YOUR_IMAGES, packaged_recipes, read_recipe
+from recipes.schema.recipe import load_recipe
 from tokenizers_mm import TowerConfig, build_tower, save
-from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE
+from tokenizers_mm.store.dataset import TokenDataset
 
 COMMANDS = typer.main.get_command(cli.app).commands
 TINY = ["train.steps=3", "train.log_every=1", "train.tracker=none", "train.picture_every=0"]
@@ -339,7 +339,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     def broken(*_, **__):
         raise KeyError("ours")
 
-    monkeypatch.setattr("recipes.datasets.write_dataset", broken)
+    monkeypatch.setattr("recipes.programs.datasets.write_dataset", broken)
     monkeypatch.setattr(sys, "argv", ["tmm", "data", "shapes", "--out", "x"])
     with pytest.raises(KeyError, match="ours"):
         cli.main()

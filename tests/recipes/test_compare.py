@@ -22,19 +22,19 @@ from typer.testing import CliRunner
 from recipes import cli
 from recipes.compare import measure
 from recipes.compare.codecs import at_rate, codec_curve, evenly, in_one_file, spread
-from recipes.compare.contestants import Contestant, common_size, introduce, unique_names
+from recipes.compare.entries import Contestant, common_size, introduce, unique_names
 from recipes.compare.measure import Comparison, Settings, apart, compare_tokenizers
 from recipes.compare.page import write_comparison
 from recipes.compare.tables import codec_table, figure_tables, tokenizer_table
-from recipes.evaluate import Extras, evaluate_images
-from recipes.page.page import Noted
-from recipes.page.picture import Pixels
+from recipes.programs.evaluate import Extras, evaluate_images
 from tokenizers_mm import Fused, TokenSpec, TowerConfig, build_autoencoder, build_tower, load, save
-from tokenizers_mm.autoencoder import AutoencoderConfig
 from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.unreadable import TooManyUnreadable
+from tokenizers_mm.models.autoencoder import AutoencoderConfig
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.query import QueryConfig, Size
+from tokenizers_mm.report.page import Noted
+from tokenizers_mm.report.picture import Pixels
 
 NET = ConvConfig(channels=8, multipliers=(1,), blocks=1, patch=8, norm="rms")
 BOTTLENECKS = {"fsq": {"kind": "fsq", "levels": [4, 4, 4]}, "vae": {"kind": "gaussian", "dim": 3}}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.data import EmojiImages, FashionImages, FolderImages, ImageData, PhotoCrops, ShapeImages, WordImages
+from recipes.schema.data import EmojiImages, FashionImages, FolderImages, ImageData, PhotoCrops, ShapeImages, WordImages
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages
 from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.labelled import MissingDataError
+from tokenizers_mm.data.sets.words import words
 from tokenizers_mm.data.sources import RandomCrops, draws_for
-from tokenizers_mm.data.words import words
 
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.datasets import write_dataset
+from recipes.programs.datasets import write_dataset
 from tokenizers_mm.data.annotated import labelled_folder
-from tokenizers_mm.data.emoji import emoji
-from tokenizers_mm.data.fashion import fashion_mnist
 from tokenizers_mm.data.images import find_images
 from tokenizers_mm.data.labelled import MissingDataError
-from tokenizers_mm.data.photos import heldout_photos, training_photos
-from tokenizers_mm.data.shapes import Shapes
-from tokenizers_mm.data.words import words
+from tokenizers_mm.data.sets.emoji import emoji
+from tokenizers_mm.data.sets.fashion import fashion_mnist
+from tokenizers_mm.data.sets.photos import heldout_photos, training_photos
+from tokenizers_mm.data.sets.shapes import Shapes
+from tokenizers_mm.data.sets.words import words
 
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 EMOJI_NAMES = """# group: Animals & Nature

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.demo.figures import Example, Findings
 from recipes.demo.page import write_demo_page
+from recipes.gates.figures import Example, Findings
 
 
 def words(html: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.effective_bits import EffectiveBitsConfig, bigram_bits, effective_bits, unigram_bits
+from recipes.joint.effective_bits import EffectiveBitsConfig, bigram_bits, effective_bits, unigram_bits
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.measure.protocol import Protocol
 

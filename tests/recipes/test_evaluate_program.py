@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from recipes.effective_bits import EffectiveBitsConfig
-from recipes.evaluate import Extras, evaluate_images
-from recipes.image_sets import named_folders
-from recipes.recipe import load_recipe
+from recipes.joint.effective_bits import EffectiveBitsConfig
+from recipes.programs.evaluate import Extras, evaluate_images
+from recipes.programs.image_sets import named_folders
+from recipes.schema.recipe import load_recipe
 from tokenizers_mm import Tokens, TokenSpec, build_autoencoder, load, save
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, unpad
-from tokenizers_mm.data.photos import heldout_photos
+from tokenizers_mm.data.sets.photos import heldout_photos
 from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.measure.reconstruction import psnr
 from tokenizers_mm.towers import TowerConfig, build_tower
@@ -224,7 +224,7 @@ def test_extras_are_rows_of_the_same_table(folder, tmp_path):
         domains={"tones": str(data)},
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recipes.effective_bits.EffectiveBitsConfig", lambda: TINY)
+        patch.setattr("recipes.joint.effective_bits.EffectiveBitsConfig", lambda: TINY)
         result = evaluate_images(folder / "tokenizer", str(data), size=32, extras=extras)
     assert result["Linear probe"].value == 100
     assert result["Most frequent class"].value == pytest.approx(50, abs=20)

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from recipes.demo.figures import Example, Figure, Findings, merge
 from recipes.demo.findings import measure_demo
-from recipes.demo.measure_generators import Drawing, measure_copies_control, measure_drawing
-from recipes.demo.measure_shapes import Bench, as_images, chance_range, control
-from recipes.run_folder import trained_precision
-from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
+from recipes.gates.figures import Example, Figure, Findings, merge
+from recipes.gates.generators import Drawing, measure_copies_control, measure_drawing
+from recipes.gates.shapes import Bench, as_images, chance_range, control
+from recipes.programs.run_folder import trained_precision
+from tokenizers_mm.data.sets.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.judge import AttributeJudge
 
@@ -242,7 +242,7 @@ def test_without_the_network_there_is_no_perceptual_figure(findings: Findings) -
 
 
 def test_with_the_network_every_photograph_has_one(demo_folder: Path, small_photos: None) -> None:
-    from recipes.demo.measure_photos import measure_photos
+    from recipes.gates.photos import measure_photos
 
     network = perceptual("timm:test_efficientnet", random_init=True)
     found = measure_photos(demo_folder, network, lambda what: None)

@@ -7,19 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recipes.data import ShapeImages
-from recipes.recipe import FusedRecipe, TokenizerRecipe, load_recipe
-from recipes.train import ADVERSARY_FILE, train_recipe, train_tokenizer
+from recipes.programs.train import ADVERSARY_FILE, train_recipe, train_tokenizer
+from recipes.schema.data import ShapeImages
+from recipes.schema.recipe import FusedRecipe, TokenizerRecipe, load_recipe
 from tokenizers_mm import Fused, build_autoencoder, load, save
 from tokenizers_mm.config import ConfigError
 from tokenizers_mm.data.annotated import LabelledImages
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.losses.adversarial import AdversarialConfig
+from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.discriminators import PatchConfig
-from tokenizers_mm.objective import ObjectiveConfig
-from tokenizers_mm.semantic_head import SemanticConfig
 from tokenizers_mm.towers.text import WordsConfig
-from tokenizers_mm.train import TrainConfig
+from tokenizers_mm.training.loop import TrainConfig
+from tokenizers_mm.training.objective import ObjectiveConfig
 
 TRAIN = TrainConfig(steps=3, batch_size=4, log_every=1, checkpoint_every=3, tracker="none")
 ADVERSARIAL = AdversarialConfig(start=1, discriminator=PatchConfig(channels=8, layers=1))
@@ -173,7 +173,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_read(assignments, 
 
 
 def test_every_full_preset_parses():
-    from recipes.recipe_files import packaged_recipes
+    from recipes.schema.files import packaged_recipes
 
     names = [name for name in packaged_recipes() if name.startswith("imagenet/")]
     kinds = {name: type(load_recipe(name)) for name in names}

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from recipes.demo import job_process, jobs
+from recipes.demo import jobs, threads
 from recipes.demo.jobs import Job, JobFailed, chains, run_jobs, share
 
 # Stands in for `tmm`: NAME SECONDS [STATUS]; notes its beginning and end, so that overlaps can be counted, and every
@@ -16,7 +16,7 @@ from recipes.demo.jobs import Job, JobFailed, chains, run_jobs, share
 FAKE = """
 import os, sys, time, types
 from pathlib import Path
-from recipes.demo.job_process import THREADS_FILE, follow
+from recipes.demo.threads import THREADS_FILE, follow
 name, seconds, status = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
 note = lambda what: Path(f"{name}.{what}").write_text(str(time.monotonic()))
 given = lambda number: Path(f"{name}.given").open("a").write(f"{number} ")
@@ -107,7 +107,7 @@ def test_a_number_of_threads_that_comes_before_torch_waits_for_it(tmp_path, monk
     monkeypatch.setitem(sys.modules, "torch", None)
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGALRM)}
     try:
-        job_process.follow(file)
+        threads.follow(file)
         assert given == []
         monkeypatch.setitem(sys.modules, "torch", type("Torch", (), {"set_num_threads": given.append}))
         until = time.monotonic() + 5

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 from recipes import cli
 from recipes.compare.measure import Settings, compare_tokenizers
 from recipes.compare.page import write_comparison
-from recipes.evaluate import evaluate_images
-from recipes.recipe import load_recipe
-from recipes.train import train_recipe
+from recipes.programs.evaluate import evaluate_images
+from recipes.programs.train import train_recipe
+from recipes.schema.recipe import load_recipe
 from tokenizers_mm import build_autoencoder, save
-from tokenizers_mm.networks import LPIPS_BACKBONES
-from tokenizers_mm.towers.weights import file_sha256
+from tokenizers_mm.weights.network_names import LPIPS_BACKBONES
+from tokenizers_mm.weights.state_dict import file_sha256
 
 TINY = [
     "data.count=8", "train={steps: 2, batch_size: 2, warmup: 1, log_every: 1, checkpoint_every: 2, picture_every: 0, "

@@ -10,16 +10,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import backbones
-from recipes import cli, evaluate
-from recipes.compare.contestants import introduce
+from recipes import cli
+from recipes.compare.entries import introduce
 from recipes.compare.measure import Settings, compare_tokenizers
-from recipes.effective_bits import EffectiveBitsConfig, effective_bits
-from recipes.evaluate import Extras, evaluate_images
-from recipes.sample import TOKENIZER_FILE, open_pair, sample_images
+from recipes.joint.effective_bits import EffectiveBitsConfig, effective_bits
+from recipes.programs import evaluate
+from recipes.programs.evaluate import Extras, evaluate_images
+from recipes.programs.sample import TOKENIZER_FILE, open_pair, sample_images
 from tokenizers_mm import Tiled
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.store import TokenDataset
+from tokenizers_mm.store.dataset import TokenDataset
+from tokenizers_mm.store.encode import encode_folder
 from tokenizers_mm.towers.tower import EncodeOnly
 from tokenizers_mm.traits import fingerprint_of
 
@@ -191,7 +192,7 @@ def test_generator_and_tokenizer_go_to_the_device():
 
 
 def backbones_tokenizer():
-    from recipes.recipe import load_recipe
+    from recipes.schema.recipe import load_recipe
     from tokenizers_mm import build_autoencoder
 
     return build_autoencoder(load_recipe("shapes_vae").model).train()
@@ -222,8 +223,8 @@ def test_what_is_computed_elsewhere_is_told(monkeypatch, plain, tones, capsys):
         raise ValueError("that is all")
 
     monkeypatch.setattr(evaluate, "evaluate", spy)
-    monkeypatch.setattr("tokenizers_mm.device.choose_device", lambda name: torch.device("meta"))
-    monkeypatch.setattr("recipes.evaluate.choose_device", lambda device: device)
+    monkeypatch.setattr("tokenizers_mm.runtime.device.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr("recipes.programs.evaluate.choose_device", lambda device: device)
     monkeypatch.setattr(plain, "pool", Moving(plain.Means()))
     result = CliRunner().invoke(cli.app, ["eval", "plain_tokenizers:pool", str(tones)])
     assert result.stderr == "on meta\n"

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from recipes.compare.contestants import Contestant
+from recipes.compare.entries import Contestant
 from recipes.compare.measure import Comparison, Measured, Settings
 from recipes.compare.page import write_comparison
 from recipes.compare.ranking import RULE, best_at_each_rate, counted_rate, headlines
 from tokenizers_mm import TokenSpec
-from tokenizers_mm.measure.evaluate import Evaluation
+from tokenizers_mm.measure.evaluation import Evaluation
 from tokenizers_mm.measure.protocol import Measurement, Protocol
 
 

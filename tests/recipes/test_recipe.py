@@ -11,9 +11,9 @@ import yaml
 import backbones
 from quantizers import KINDS
 from recipes import cli
-from recipes.data import EmojiImages, FashionImages, FolderImages, PhotoCrops, ShapeImages, WordImages, size_of
-from recipes.recipe import FusedRecipe, GeneratorRecipe, TokenizerRecipe, load_recipe
-from recipes.recipe_files import find_recipe, packaged_recipes
+from recipes.schema.data import EmojiImages, FashionImages, FolderImages, PhotoCrops, ShapeImages, WordImages, size_of
+from recipes.schema.files import find_recipe, packaged_recipes
+from recipes.schema.recipe import FusedRecipe, GeneratorRecipe, TokenizerRecipe, load_recipe
 from tokenizers_mm import build_autoencoder
 from tokenizers_mm.config import ConfigError
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-import recipes.repa
+import recipes.joint.repa
 from backbones import Flow, FlowConfig
-from recipes.repa import AlignedBatch, AlignedTokens, LatentNorm, RepaConfig, RepaEObjective, RepaObjective
+from recipes.joint.repa import AlignedBatch, AlignedTokens, LatentNorm, RepaConfig, RepaEObjective, RepaObjective
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.api import Batch, Tokens, TokenSpec
 from tokenizers_mm.data.sources import Draw, Examples
-from tokenizers_mm.losses.distillation import match_grid
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers import Teacher, TowerConfig, build_tower
-from tokenizers_mm.train import TrainConfig, train
+from tokenizers_mm.training.loop import TrainConfig, train
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2, middle_attention=False)
 TOKENIZER = AutoencoderConfig(image_size=(16, 16), bottleneck={"kind": "gaussian", "dim": 3}, net=NET)
@@ -183,8 +183,8 @@ def test_statistics_of_latents_are_those_of_all_processes(monkeypatch):
     whole, half, z = LatentNorm(mean, std), LatentNorm(mean, std), 3 * random(4, 16, 3) + 1
     expected, rest = whole(z), z[2:].flatten(0, 1)
     told = [rest.mean(0), (rest - z.flatten(0, 1).mean(0)).square().mean(0)]
-    monkeypatch.setattr(recipes.repa, "processes", lambda: 2)
-    monkeypatch.setattr(recipes.repa, "sum_over_processes", lambda value: value + told.pop(0))
+    monkeypatch.setattr(recipes.joint.repa, "processes", lambda: 2)
+    monkeypatch.setattr(recipes.joint.repa, "sum_over_processes", lambda value: value + told.pop(0))
     torch.testing.assert_close(half(z[:2]), expected[:2])
     torch.testing.assert_close(half.mean_D, whole.mean_D)
     torch.testing.assert_close(half.variance_D, whole.variance_D)

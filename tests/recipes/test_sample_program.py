@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 import backbones
-from recipes.recipe import load_recipe
-from recipes.sample import TOKENIZER_FILE, sample_images, save_strip
+from recipes.programs.sample import TOKENIZER_FILE, sample_images, save_strip
+from recipes.schema.recipe import load_recipe
 from tokenizers_mm import build_autoencoder, fingerprint, load, save
 from tokenizers_mm.data.images import to_uint8
 

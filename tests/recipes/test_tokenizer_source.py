@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.recipe import load_recipe
-from recipes.tokenizer_source import names_an_object, open_tokenizer
+from recipes.programs.tokenizer_source import names_an_object, open_tokenizer
+from recipes.schema.recipe import load_recipe
 from tokenizers_mm import build_autoencoder, fingerprint, load, save
 
 

@@ -9,23 +9,23 @@ import torch
 from PIL import Image
 
 import backbones
-from recipes.data import FolderImages, PhotoCrops, ShapeImages
-from recipes.recipe import GeneratorRecipe, load_recipe
-from recipes.sample import TOKENIZER_FILE
-from recipes.train import train_generator, train_recipe, train_tokenizer, with_features
+from recipes.programs.sample import TOKENIZER_FILE
+from recipes.programs.train import train_generator, train_recipe, train_tokenizer, with_features
+from recipes.schema.data import FolderImages, PhotoCrops, ShapeImages
+from recipes.schema.recipe import GeneratorRecipe, load_recipe
 from tokenizers_mm import Tokens, build_autoencoder, fingerprint, load
-from tokenizers_mm.data.encode import encode_folder
 from tokenizers_mm.data.images import to_tensor
-from tokenizers_mm.data.photos import heldout_photos
-from tokenizers_mm.data.shapes import Shapes, write_folder
+from tokenizers_mm.data.sets.photos import heldout_photos
+from tokenizers_mm.data.sets.shapes import Shapes, write_folder
 from tokenizers_mm.data.sources import Draw, ImageArrays, draws_for
-from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.data.unreadable import TooManyUnreadable
-from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.reconstruction import psnr
-from tokenizers_mm.objective import ObjectiveConfig, TokenizerObjective
-from tokenizers_mm.train import TrainConfig
+from tokenizers_mm.store.dataset import TokenDataset
+from tokenizers_mm.store.encode import encode_folder
+from tokenizers_mm.training.loop import TrainConfig
+from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
+from tokenizers_mm.training.pca_init import start_linear
 
 TRAIN = TrainConfig(
     steps=4, batch_size=4, warmup=1, ema=0.5, log_every=1, checkpoint_every=2, picture_every=2, tracker="none"

@@ -9,7 +9,7 @@ from quantizers import FSQ, KINDS, VQ
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.train import TrainConfig
+from tokenizers_mm.training.loop import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

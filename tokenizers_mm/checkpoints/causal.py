@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.nets.causal import CausalConfig, CausalDecoder, CausalEncoder
+from tokenizers_mm.nets import CausalConfig, CausalDecoder, CausalEncoder
+from tokenizers_mm.weights import CheckpointError
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from tokenizers_mm.checkpoints.dc_names import SIDES
-from tokenizers_mm.checkpoints.dc_names import from_original as from_original
-from tokenizers_mm.checkpoints.dc_names import is_diffusers as is_diffusers
-from tokenizers_mm.checkpoints.dc_names import is_original as is_original
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints.dc_names import (
+    SIDES,
+    from_original as from_original,
+    is_diffusers as is_diffusers,
+    is_original as is_original,
+)
 from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
-from tokenizers_mm.nets.dc_config import Level
+from tokenizers_mm.nets import DCConfig, DCDecoder, DCEncoder, Level
+from tokenizers_mm.weights import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.weights import CheckpointError
 
 SIDES = {"encoder": "encoder.down_blocks", "decoder": "decoder.up_blocks"}
 _OURS = re.compile(r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.\d+\.(conv1|attn\.to_q)\.weight")

@@ -11,18 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import causal, dc, diffusers_config, diffusers_names, emu3
-from tokenizers_mm.checkpoints.assemble import assemble
-from tokenizers_mm.checkpoints.diffusers_config import config_to_options as config_to_options
-from tokenizers_mm.checkpoints.diffusers_config import statistics as statistics
+from tokenizers_mm.checkpoints.diffusers_config import config_to_options as config_to_options, statistics as statistics
 from tokenizers_mm.checkpoints.diffusers_write import to_diffusers as to_diffusers
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES
 from tokenizers_mm.checkpoints.family import Family, structure
-from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading
-from tokenizers_mm.checkpoints.shapes import facts_of
+from tokenizers_mm.checkpoints.structure import facts_of
+from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.models.assemble import assemble
+from tokenizers_mm.weights import CheckpointError, Origin
 
 # Classes with a body of their own, and the row of the table that they belong to.
 _BODIES = {

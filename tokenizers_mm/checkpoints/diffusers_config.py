@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.weights import CheckpointError
 
 Statistics = tuple[Tensor | float, Tensor | float]
 

@@ -13,12 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quantizers import VQ, SimVQ
-from tokenizers_mm.autoencoder import Autoencoder
 from tokenizers_mm.checkpoints import diffusers_names
-from tokenizers_mm.checkpoints.card import model_card
-from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.native import write_whole
+from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.nets import ConvConfig, DCConfig
+from tokenizers_mm.saving import model_card, write_whole
+from tokenizers_mm.weights import CheckpointError
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _WRITTEN = ("AutoencoderKL", "AutoencoderKLFlux2", "VQModel", "AutoencoderDC")

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from tokenizers_mm.checkpoints import diffusers_names
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.weights import CheckpointError
 
 _RENAMES = (
     # in transformers, layers of a kind stand together, and norms beside the attention they belong to

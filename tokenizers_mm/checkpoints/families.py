@@ -7,8 +7,8 @@ Rows that fit a file equally well differ in such things alone; the first one is 
 
 from __future__ import annotations
 
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.family import Family
+from tokenizers_mm.weights import CheckpointError
 
 VAR_SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 INFINITY_SCALES = (1, 2, 4, 6, 8, 12, 16)

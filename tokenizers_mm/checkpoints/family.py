@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers_mm.checkpoints.shapes import Facts
+from tokenizers_mm.checkpoints.structure import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, config_dict
-from tokenizers_mm.checkpoints.assemble import assemble, check_keys, some
-from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.fused import Fused, How
+from tokenizers_mm.models import Autoencoder, AutoencoderConfig, Fused, How, config_dict
+from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
+from tokenizers_mm.weights import CheckpointError, Origin, check_keys, some
 
 __all__ = ["KINDS", "Model", "describe", "identity", "kind_of", "rebuild"]
 

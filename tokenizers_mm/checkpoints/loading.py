@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.autoencoder import Autoencoder
-from tokenizers_mm.checkpoints import diffusers, files, native
-from tokenizers_mm.checkpoints.assemble import assemble
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints import diffusers
 from tokenizers_mm.checkpoints.family import Family
 from tokenizers_mm.checkpoints.kinds import Model
-from tokenizers_mm.checkpoints.origin import Origin
 from tokenizers_mm.checkpoints.recognise import Reading, recognise
 from tokenizers_mm.checkpoints.source import configs_in, is_network, listing, refuse_folder, refuse_path
 from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
-from tokenizers_mm.networks import TOWERS
+from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.models.assemble import assemble
+from tokenizers_mm.saving import folder as native
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
+from tokenizers_mm.weights import TOWERS, CheckpointError, Origin, files
 
 
 def load(
@@ -60,7 +59,7 @@ def load(
         return _tower(str(source), config, file=file, family=family, revision=revision, ema=ema, stats=stats).to(dtype)
     path, commit = Path(source), None
     if not path.exists():
-        from tokenizers_mm.checkpoints import hub  # its client takes a while to import
+        from tokenizers_mm.saving import download as hub  # its client takes a while to import
 
         if hub.is_repo_id(str(source)):
             got = hub.download(str(source), revision, patterns=None if file is None else [file])

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizers_mm.checkpoints import bodies, doors, layouts
-from tokenizers_mm.checkpoints.errors import CheckpointError
+from tokenizers_mm.checkpoints import layouts, readers as bodies, unsupported as doors
 from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES, check_family
 from tokenizers_mm.checkpoints.family import Family
-from tokenizers_mm.checkpoints.shapes import Facts, facts_of
+from tokenizers_mm.checkpoints.structure import Facts, facts_of
 from tokenizers_mm.checkpoints.unwrap import Candidate, candidates, preferred
+from tokenizers_mm.weights import CheckpointError
 
 # Keys that training left beside a tokenizer: losses, teachers, counters and tables that follow from the options.
 _DROPPED = re.compile(

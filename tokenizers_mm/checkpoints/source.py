@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokenizers_mm.checkpoints.errors import CheckpointError
-from tokenizers_mm.networks import TOWERS
+from tokenizers_mm.weights import TOWERS, CheckpointError
 
 __all__ = [
     "INNER_FOLDERS",
@@ -34,7 +33,7 @@ def check_source(source: Path | str, *, file: str | None = None, revision: str |
         if file is None and not any(configs_in(path)):
             refuse_folder(path)
     elif not path.exists() and not is_network(str(source)):
-        from tokenizers_mm.checkpoints import hub
+        from tokenizers_mm.saving import download as hub
 
         if not hub.is_repo_id(str(source)):
             refuse_path(source)

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tokenizers_mm.autoencoder import Autoencoder, AutoencoderConfig, config_dict
-from tokenizers_mm.checkpoints import files
-from tokenizers_mm.checkpoints.assemble import assemble
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.config import parse
+from tokenizers_mm.models import Autoencoder, AutoencoderConfig, config_dict
+from tokenizers_mm.models.assemble import assemble
+from tokenizers_mm.weights import CheckpointError, files
 
 _EXPECTED = "mean and std (VA-VAE), mean and var (RAE), or latents_bias and latents_scale (REPA-E)"
 

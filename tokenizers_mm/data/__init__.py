@@ -1,1 +1,5 @@
-"""Images in, tokens on disk."""
+"""Pixels: images, sources of batches, loader, captions and labels."""
+
+from tokenizers_mm.lazy import face
+
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tokenizers_mm.data.sources import Draw, Fetched, Source, draws_for, fetch
-from tokenizers_mm.interrupt import leave_signals_to_the_main_process
+from tokenizers_mm.runtime import leave_signals_to_the_main_process
 
 
 @dataclass(frozen=True, kw_only=True)

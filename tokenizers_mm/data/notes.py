@@ -116,7 +116,7 @@ def read_some_notes(folder: str | Path, images: Sequence[Path], where: str | Pat
 
 def _read_jsonl(path: Path) -> _Table:
     """Lines of a captions.jsonl by image; `ValueError` names the line that is wrong."""
-    from tokenizers_mm.data.shards import is_text  # with torch and pyarrow behind it
+    from tokenizers_mm.runtime import is_text
 
     notes: _Table = {}
     for number, line in enumerate(_read(path).split("\n"), 1):

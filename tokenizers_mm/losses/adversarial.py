@@ -23,8 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quantizers.distributed import processes, sum_over_processes
 from tokenizers_mm.losses.augment import Augmentation, augment, draw
-from tokenizers_mm.nets.discriminators import Discriminator, DiscriminatorConfig, PatchConfig
-from tokenizers_mm.train import Losses
+from tokenizers_mm.losses.terms import Losses
+from tokenizers_mm.nets import Discriminator, DiscriminatorConfig, PatchConfig
 
 __all__ = [
     "AdversarialConfig",
@@ -163,7 +163,7 @@ class AdversarialConfig:
 
 
 class Adversary(nn.Module):
-    """A discriminator with its losses: a second player as `tokenizers_mm.train` wants it.
+    """A discriminator with its losses: a second player as `tokenizers_mm.training.loop` wants it.
 
     step  number of the optimiser step, from 0: the training loop sets it. It decides when R1 is due
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.api import Grid
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.losses.distillation import (
     Distance,
     cosine_distance,
     feature_reconstruction,
     marginal_cosine,
     marginal_distance_matrix,
-    match_grid,
     negative_log_cosine,
     noised,
     reals,
@@ -28,7 +28,7 @@ from tokenizers_mm.losses.distillation import (
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers import TowerConfig
 
-__all__ = ["Alignment", "AlignmentConfig", "match_grid", "projector"]
+__all__ = ["Alignment", "AlignmentConfig", "projector"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizers_mm.api import Grid
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.semantics import Semantics
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "feature_reconstruction",
     "marginal_cosine",
     "marginal_distance_matrix",
-    "match_grid",
     "negative_log_cosine",
     "noised",
     "reals",
@@ -117,32 +116,6 @@ def toklip(student: Semantics, teacher: Semantics, *, pooled: float = 1000.0, pa
         wanted_BND = match_grid(teacher.patch_BND, teacher.grid, student.grid)
         total = total + patch * feature_reconstruction(student.patch_BND, wanted_BND)
     return total
-
-
-def match_grid(features_BND: Tensor, grid: Grid, target_grid: Grid) -> Tensor:
-    """Features of another grid (rows, columns): a side that shrinks is averaged over areas, one that grows is bilinear.
-
-    Raises `ValueError` where there is no correspondence of places: a sequence (n,) fits only one of its own length.
-    """
-    if grid == target_grid:
-        return features_BND
-    match (*grid, *target_grid):
-        case (int(h), int(w), int(rows), int(columns)) if len(grid) == 2:
-            pass
-        case _:
-            raise ValueError(
-                f"the grid is {grid}, wanted is {target_grid}: only (rows, columns) have places in an image, "
-                "positions of a sequence do not; align pooled features (loss: pooled), or teach a 2-D grid"
-            )
-    if features_BND.shape[1] != h * w:
-        raise ValueError(f"features_BND {tuple(features_BND.shape)} do not fill the grid {grid}")
-    x_BDhw = features_BND.transpose(1, 2).reshape(len(features_BND), -1, h, w)
-    smaller = min(h, rows), min(w, columns)
-    if smaller != (h, w):
-        x_BDhw = F.interpolate(x_BDhw, smaller, mode="area")
-    if smaller != (rows, columns):
-        x_BDhw = F.interpolate(x_BDhw, (rows, columns), mode="bilinear", align_corners=False)
-    return x_BDhw.flatten(2).transpose(1, 2)
 
 
 def noised(z_BND: Tensor, noise_BND: Tensor, t_B: Tensor) -> Tensor:

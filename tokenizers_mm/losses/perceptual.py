@@ -20,10 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizers_mm.nets.folding import fold_batch_norms
-from tokenizers_mm.networks import LPIPS_BACKBONES, check_perceptual
-from tokenizers_mm.towers.lite0 import LITE0_SHA256, lite0_network
-from tokenizers_mm.towers.weights import file_sha256, read_state, tensors_sha256
+from tokenizers_mm.nets import fold_batch_norms
+from tokenizers_mm.towers import LITE0_SHA256, lite0_network
+from tokenizers_mm.weights import LPIPS_BACKBONES, check_perceptual, file_sha256, read_state, tensors_sha256
 
 __all__ = ["LITE0_SHA256", "Perceptual", "feature_distance", "perceptual"]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizers_mm.losses.distillation import match_grid
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.semantics import Semantics
 
 __all__ = ["Alignment", "alignment"]

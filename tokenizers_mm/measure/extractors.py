@@ -18,10 +18,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tokenizers_mm.networks import INCEPTIONS, check_extractor
-from tokenizers_mm.towers.frozen import freeze
-from tokenizers_mm.towers.tower import TowerConfig, build_tower
-from tokenizers_mm.towers.weights import file_sha256, load_strict, read_state, tensors_sha256
+from tokenizers_mm.towers import TowerConfig, build_tower, freeze
+from tokenizers_mm.weights import INCEPTIONS, check_extractor, file_sha256, load_strict, read_state, tensors_sha256
 
 __all__ = ["Extractor", "extractor"]
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tokenizers_mm.data.images import centre_crop, resize_shorter, resized_shape
+from tokenizers_mm.data import centre_crop, resize_shorter, resized_shape
 from tokenizers_mm.measure.protocol import Original, Protocol, Rounding, Window
 
 __all__ = ["PRESETS", "Preset", "preset"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.data import Labelled
 from tokenizers_mm.measure.alignment import alignment
 from tokenizers_mm.measure.protocol import Measurement, Protocol
 from tokenizers_mm.measure.semantics import (

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizers_mm.data.words import ALPHABET, words
+from tokenizers_mm.data.sets import ALPHABET
+from tokenizers_mm.data.sets.words import words
 
 __all__ = ["Reader", "character_accuracy", "edit_distance", "train_reader"]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenizers_mm.losses.perceptual import Perceptual
+from tokenizers_mm.losses import Perceptual
 from tokenizers_mm.measure.protocol import Original, Rounding, Window
 
 __all__ = [

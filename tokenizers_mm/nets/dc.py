@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.nets.conv import ACTIVATIONS
-from tokenizers_mm.nets.dc_config import DCConfig as DCConfig
-from tokenizers_mm.nets.dc_config import Downsampling, Level, Norm, Upsampling
+from tokenizers_mm.nets.dc_config import DCConfig as DCConfig, Downsampling, Level, Norm, Upsampling
 
 
 class ChannelNorm(nn.Module):

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 from torch.nn.utils.parametrize import is_parametrized
 
-from tokenizers_mm.nets.folding import fold_batch_norms
-from tokenizers_mm.towers.timm_network import lite0_tower, timm_tower
+from tokenizers_mm.nets.fuse_batch_norm import fold_batch_norms
+from tokenizers_mm.towers import lite0_tower, timm_tower
 
 __all__ = [
     "Discriminator",

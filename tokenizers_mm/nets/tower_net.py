@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizers_mm.grids import as_map
-from tokenizers_mm.towers.tower import Tower, TowerConfig, build_tower
+from tokenizers_mm.geometry import as_map
+from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,5 @@
-"""Pretrained networks that understand images and texts: frozen towers, teachers, and text encoders."""
+"""Pretrained image and text networks, frozen."""
 
-from tokenizers_mm.towers.clip_text import OpenClipText, OpenClipTextConfig
-from tokenizers_mm.towers.teacher import Teacher, cached_semantics
-from tokenizers_mm.towers.text import TextConfig, Words, WordsConfig, build_text
-from tokenizers_mm.towers.tower import EncodeOnly, TextTower, Tower, TowerConfig, build_tower
+from tokenizers_mm.lazy import face
 
-__all__ = [
-    "EncodeOnly",
-    "OpenClipText",
-    "OpenClipTextConfig",
-    "Teacher",
-    "TextConfig",
-    "TextTower",
-    "Tower",
-    "TowerConfig",
-    "Words",
-    "WordsConfig",
-    "build_text",
-    "build_tower",
-    "cached_semantics",
-]
+__getattr__, __dir__, __all__ = face(__name__, __file__)

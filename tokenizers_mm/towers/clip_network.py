@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.towers.captions import checked_captions
-from tokenizers_mm.towers.weights import file_sha256, tensors_sha256, unfetched
+from tokenizers_mm.weights import file_sha256, tensors_sha256, unfetched
 
 __all__ = ["ClipNetwork", "ClipTokenizer", "clip_tower", "open_clip_model"]
 

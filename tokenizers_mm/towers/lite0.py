@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tokenizers_mm.towers.weights import file_sha256, read_state, tensors_sha256
+from tokenizers_mm.weights import file_sha256, read_state, tensors_sha256
 
 __all__ = ["LITE0_SHA256", "lite0_network"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tokenizers_mm.towers.lite0 import lite0_network
-from tokenizers_mm.towers.weights import file_sha256, load_strict, read_state, tensors_sha256, unfetched
+from tokenizers_mm.weights import file_sha256, load_strict, read_state, tensors_sha256, unfetched
 
 __all__ = ["TimmNetwork", "lite0_tower", "timm_tower"]
 

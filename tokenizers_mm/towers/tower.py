@@ -21,12 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokens, TokenSpec
-from tokenizers_mm.hub_mixin import HubMixin
-from tokenizers_mm.networks import check_tower
+from tokenizers_mm.saving import HubMixin
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers.clip_network import ClipNetwork, clip_tower
 from tokenizers_mm.towers.frozen import freeze
 from tokenizers_mm.towers.timm_network import lite0_tower, timm_tower
+from tokenizers_mm.weights import check_tower
 
 __all__ = ["EncodeOnly", "TextTower", "Tower", "TowerConfig", "build_tower"]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, AutoencoderKLQwenImage21, AutoencoderKLWan
 
-from tokenizers_mm.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints import causal
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.config import parse
+from tokenizers_mm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets.causal import CausalConfig
+from tokenizers_mm.weights.errors import CheckpointError
 
 WAN_2_2 = {
     "base_dim": 160,

@@ -9,11 +9,11 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor
 
-from tokenizers_mm.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints import dc
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.config import parse
+from tokenizers_mm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
+from tokenizers_mm.weights.errors import CheckpointError
 
 RES, VIT = "ResBlock", "EfficientViTBlock"
 WIDTHS = [128, 256, 512, 512, 1024, 1024]

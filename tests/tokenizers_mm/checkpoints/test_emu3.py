@@ -8,15 +8,15 @@ from diffusers import VQModel
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.checkpoints import emu3, load
-from tokenizers_mm.checkpoints.assemble import assemble
 from tokenizers_mm.checkpoints.diffusers import from_diffusers
 from tokenizers_mm.checkpoints.diffusers_write import to_diffusers
-from tokenizers_mm.checkpoints.errors import CheckpointError
 from tokenizers_mm.checkpoints.families import BY_NAME
-from tokenizers_mm.checkpoints.native import save
 from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.config import parse
+from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.nets.emu3 import Emu3Config
+from tokenizers_mm.saving.folder import save
+from tokenizers_mm.weights.errors import CheckpointError
 
 NETS = {
     "as_published_but_thin": {"channels": 32},

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder, load, save
-from tokenizers_mm.checkpoints import CheckpointError, hub
+from tokenizers_mm.checkpoints import CheckpointError
 from tokenizers_mm.checkpoints.source import check_source, is_network
 from tokenizers_mm.nets import ConvConfig
+from tokenizers_mm.saving import download as hub
 
 GENERATOR = json.dumps({"kind": "flow", "spec": {}, "options": {}})
 # Files of a folder, by name; how its refusal goes on.

@@ -8,14 +8,15 @@ import torch
 from PIL import Image
 
 from tokenizers_mm.api import Tokens, TokenSpec
-from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, WithFeatures, labelled_folder
-from tokenizers_mm.data.encode import encode_folder
+from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, labelled_folder
 from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, RandomCrops, draws_for
-from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.semantics import Semantics
+from tokenizers_mm.store.dataset import TokenDataset
+from tokenizers_mm.store.encode import encode_folder
+from tokenizers_mm.store.features import WithFeatures
 
 NAMES = ("a.png", "b.png", "c.png")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tokenizers_mm.config import ConfigError, parse
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.losses.alignment import Alignment, AlignmentConfig, projector
-from tokenizers_mm.losses.distillation import match_grid
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers import TowerConfig
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.losses.distillation import (
     cosine_distance,
     feature_reconstruction,
     marginal_cosine,
     marginal_distance_matrix,
-    match_grid,
     negative_log_cosine,
     noised,
     reals,

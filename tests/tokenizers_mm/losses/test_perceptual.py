@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenizers_mm.losses.perceptual import LITE0_SHA256, Perceptual, feature_distance, perceptual
-from tokenizers_mm.networks import LPIPS_BACKBONES
+from tokenizers_mm.weights.network_names import LPIPS_BACKBONES
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tokenizers_mm.data.shapes import ATTRIBUTES, Shapes
+from tokenizers_mm.data.sets.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.measure.judge import AttributeJudge, accuracy, train_judge
 
 CLASSES = {name: len(values) for name, values in ATTRIBUTES.items()}

@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from tokenizers_mm.data.photos import heldout_photos
+from tokenizers_mm.data.sets.photos import heldout_photos
 from tokenizers_mm.measure.presets import PRESETS, preset
 from tokenizers_mm.measure.reconstruction import levels, original_levels, psnr, ssim
 

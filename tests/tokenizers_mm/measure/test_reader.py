@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenizers_mm.data.words import words
+from tokenizers_mm.data.sets.words import words
 from tokenizers_mm.measure.reader import Reader, character_accuracy, edit_distance, train_reader
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
+from tokenizers_mm.fast.convolutions import optimize
+from tokenizers_mm.models.tiled import Tiled
 from tokenizers_mm.nets import ConvConfig, FlowDecoder, FlowDecoderConfig, Geometry, QueryConfig, ViTConfig
-from tokenizers_mm.nets.fast import optimize
 from tokenizers_mm.nets.flow_decoder import integrate, interpolate, waves
 from tokenizers_mm.nets.transformer import Size
-from tokenizers_mm.tiled import Tiled
 
 SIZE = Size(width=16, depth=1, heads=2)
 FLOW = FlowDecoderConfig(patch=2, size=SIZE, steps=4)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints.native import load, save
 from tokenizers_mm.nets import ConvConfig, TowerNetConfig, ViTConfig, tower_net
 from tokenizers_mm.nets.tower_net import TowerEncoder
 from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.saving.folder import load, save
 from tokenizers_mm.towers.tower import TowerConfig
 
 TOWER = TowerConfig(name="timm:vit_tiny_patch16_224", input_size=32)

@@ -3,10 +3,10 @@ import torch
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.linear_start import start_linear
 from tokenizers_mm.nets import ViTConfig
 from tokenizers_mm.nets.transformer import Size
 from tokenizers_mm.nets.vit import Patches, Pixels, ViTDecoder, ViTEncoder
+from tokenizers_mm.training.pca_init import start_linear
 
 SIZE = Size(width=16, depth=2, heads=2)
 CONFIG = ViTConfig(patch=4, encoder=SIZE)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.data.encode import encode_folder
-from tokenizers_mm.data.store import TokenDataset
 from tokenizers_mm.semantics import semantics_of
+from tokenizers_mm.store.dataset import TokenDataset
+from tokenizers_mm.store.encode import encode_folder
 from tokenizers_mm.towers import EncodeOnly, Tower, TowerConfig, build_tower
 from tokenizers_mm.towers.lite0 import LITE0_SHA256
 

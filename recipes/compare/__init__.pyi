@@ -1,0 +1,1 @@
+from recipes.compare.command import compare as compare

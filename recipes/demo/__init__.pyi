@@ -1,0 +1,1 @@
+from recipes.demo.run import run_demo as run_demo

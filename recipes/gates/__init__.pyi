@@ -1,0 +1,23 @@
+from recipes.gates.figures import Example as Example, Figure as Figure, Findings as Findings, merge as merge
+from recipes.gates.generators import (
+    GENERATORS as GENERATORS,
+    NAMES as NAMES,
+    SAMPLING as SAMPLING,
+    draw_pictures as draw_pictures,
+    measure_captions as measure_captions,
+    measure_copies_control as measure_copies_control,
+    measure_drawing as measure_drawing,
+)
+from recipes.gates.photos import (
+    CODECS as CODECS,
+    PHOTO_TARGETS as PHOTO_TARGETS,
+    PICTURES as PICTURES,
+    TOKENIZERS as TOKENIZERS,
+    measure_photos as measure_photos,
+)
+from recipes.gates.shapes import (
+    CONTROLS as CONTROLS,
+    make_bench as make_bench,
+    measure_stores as measure_stores,
+    measure_tokenizer as measure_tokenizer,
+)

@@ -1,1 +1,0 @@
-"""One self-contained HTML page out of plain data: blocks, charts, pictures."""

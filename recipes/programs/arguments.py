@@ -1,0 +1,51 @@
+"""Arguments that several commands share, and what is said about them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Device", "MaxUnreadable", "Size", "TokenizerName", "chosen_device", "warn"]
+
+TokenizerName = Annotated[
+    str,
+    typer.Argument(
+        help="Run or tokenizer folder, weights file, diffusers folder, hub repository, or module:attribute of your own."
+    ),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
+MaxUnreadable = Annotated[
+    float, typer.Option(help="Share of a folder's images that may be unreadable; they are named and left out.")
+]
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device of that name, told on stderr where it is not the CPU; `ValueError` where it is not there."""
+    from tokenizers_mm.runtime import choose_device
+
+    device = choose_device(name)
+    if device.type != "cpu":
+        print(f"on {device}", file=sys.stderr)
+    return device
+
+
+def warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line on stderr; may stand in for `warnings.showwarning`."""
+    tell("warning:", str(message), "yellow")
+
+
+def tell(label: str, message: str, colour: str) -> None:
+    """Print one line on stderr, the label in bold and the message to the letter."""
+    # Without emoji: else `module:x:` in a message becomes a picture.
+    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    console.print(f"[bold {colour}]{label}[/] {escape(message)}")

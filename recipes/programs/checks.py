@@ -1,0 +1,73 @@
+"""What commands refuse before torch is imported, in the words of what would refuse it later: names and paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recipes.programs.image_sets import check_images
+from recipes.programs.tokenizer_source import check_source
+from recipes.schema import read_recipe
+from tokenizers_mm.data import check_folder, check_share
+from tokenizers_mm.measure import preset
+from tokenizers_mm.store import require_store
+from tokenizers_mm.weights import check_extractor, check_perceptual, check_tower
+
+__all__ = ["check_measuring", "check_training"]
+
+
+def check_training(recipe: str, assignments: Sequence[str]) -> None:
+    """Refuse a recipe that is not there or cannot be read, and what it starts from or reads where that is not there.
+
+    assignments  `path.to.key=value` overrides
+
+    Keys and values are for `load_recipe`. Raises `ValueError`.
+    """
+    _, data = read_recipe(recipe, assignments)
+    halves = [data.get("semantic"), data.get("perceptual")] if data["kind"] == "fused" else []
+    for part in [data, *halves]:
+        if isinstance(part, str):
+            check_source(part)
+        elif isinstance(part, Mapping):
+            _check_reads(part)
+
+
+def _check_reads(recipe: Mapping[str, Any]) -> None:
+    if isinstance(recipe.get("start"), str):
+        check_source(recipe["start"])
+    if isinstance(recipe.get("tokens"), str):
+        require_store(recipe["tokens"])
+    images = recipe.get("data")
+    if isinstance(images, Mapping) and images.get("kind") == "folder":
+        if isinstance(images.get("path"), str):
+            check_folder(images["path"])
+        if isinstance(images.get("features"), str):
+            require_store(images["features"])
+
+
+def check_measuring(
+    tokenizers: Sequence[str],
+    images: Sequence[str | None],
+    *,
+    preset_name: str,
+    perceptual_name: str,
+    frechet: str | None,
+    max_unreadable: float,
+    teacher: str | None = None,
+) -> None:
+    """Refuse tokenizers and images that are not there, and names that mean nothing; None and "none" stand for nothing.
+
+    Raises `ValueError`.
+    """
+    check_share("max_unreadable", max_unreadable)
+    preset(preset_name)
+    for check, names in (
+        (check_source, tokenizers),
+        (check_images, images),
+        (check_perceptual, [perceptual_name]),
+        (check_extractor, [frechet]),
+        (check_tower, [teacher]),
+    ):
+        for name in names:
+            if name not in (None, "none"):
+                check(name)

@@ -1,0 +1,213 @@
+"""The images a tokenizer can be measured on, by name: photos, emoji, fashion-mnist, or any folder.
+
+Images of a folder that cannot be read are left out, up to a share: `LeftOut` counts and names them.
+
+emoji and fashion-mnist have a training and a held-out part: `emoji` means the held-out images where reconstructions
+are measured, `emoji:train` the others.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizers_mm.data import (
+    ALLOWED_SHARE,
+    ImageError,
+    Labelled,
+    Unreadable,
+    check_folder,
+    check_share,
+    find_images,
+    read_image,
+)
+from tokenizers_mm.data.sets import fashion_mnist, heldout_photos, training_photos
+from tokenizers_mm.data.sets.emoji import emoji
+
+if TYPE_CHECKING:
+    from tokenizers_mm.measure import ProbeData
+
+__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "named_folders", "probe_data"]
+
+Pixels = NDArray[np.uint8]
+
+_LABELLED: dict[str, Callable[..., Labelled]] = {"emoji": emoji, "fashion-mnist": fashion_mnist}
+_PHOTOS = {"test": heldout_photos, "train": training_photos}
+_NAMED = 3
+
+
+class LeftOut:
+    """Images of one measurement that could not be read, by what they were for: images, train, probe, ...
+
+    allowed  share of the images of every folder that may be left out
+    warn     is called with a line for each of the first of every folder, and by `end` with how many there were
+    """
+
+    def __init__(self, allowed: float = ALLOWED_SHARE, warn: Callable[[str], None] = warnings.warn) -> None:
+        check_share("max_unreadable", allowed)
+        self.allowed, self.warn = allowed, warn
+        self._ledgers: dict[tuple[str, str], Unreadable] = {}
+        self._said: set[str] = set()
+
+    def ledger(self, purpose: str) -> Callable[[str | Path, int], Unreadable]:
+        """From a folder and its number of images to their ledger: the same one whenever they are read again."""
+
+        def make(where: str | Path, total: int) -> Unreadable:
+            key, first = (purpose, str(where)), iter(range(_NAMED))
+
+            def report(error: ImageError) -> None:
+                if next(first, None) is not None:
+                    self._say(f"{error}; left out")
+
+            if key not in self._ledgers:
+                remedy = "repair or remove them, or allow more (--max-unreadable)"
+                self._ledgers[key] = Unreadable(where, total, self.allowed, report=report, remedy=remedy)
+            return self._ledgers[key]
+
+        return make
+
+    def end(self) -> None:
+        """Say how many were left out, where not all of them were named."""
+        for ledger in self._ledgers.values():
+            if len(ledger) > _NAMED:
+                self._say(f"{ledger.where}: {len(ledger)} of {ledger.total} images cannot be read and are left out")
+
+    def errors(self) -> dict[str, tuple[str, ...]]:
+        """What was wrong with each image, by purpose; those for which none was left out are missing."""
+        found: dict[str, tuple[str, ...]] = {}
+        for (purpose, _), ledger in self._ledgers.items():
+            if ledger.errors:
+                found[purpose] = (*found.get(purpose, ()), *map(str, ledger.errors.values()))
+        return found
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.warn(text)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by name: `images` to measure on, `split` of those that have one (test, train; emoji also all)."""
+
+    images: str
+    split: str = ""
+
+    @property
+    def title(self) -> str:
+        """What a protocol calls them."""
+        if self.images == "photos":
+            return f"photographs of {'scikit-learn, held out' if self.split == 'test' else 'scikit-image'}"
+        return f"{self.images}, {self.split}" if self.split else Path(self.images).name
+
+    def others(self) -> ImageSet | None:
+        """The training part, where the set has one and this is not it."""
+        return ImageSet(self.images, "train") if self.split == "test" else None
+
+    def pixels(
+        self,
+        size: int,
+        limit: int | None = None,
+        *,
+        prepare: Callable[[Pixels], Pixels] = lambda pixels: pixels,
+        ledger: Callable[[str | Path, int], Unreadable] | None = None,
+    ) -> Iterator[Pixels]:
+        """Uint8 [H, W, 3], each as `prepare` makes it.
+
+        size    of sets that are drawn or padded to a size;  limit  only the first so many
+        ledger  from a folder and its number of images to what counts those that cannot be read; none: all must be
+
+        Raises `TooManyUnreadable`, and `ValueError` where there is no such folder.
+        """
+        if self.images == "photos":
+            yield from map(prepare, islice(_PHOTOS[self.split]().values(), limit))
+        elif self.images in _LABELLED:
+            yield from map(prepare, _LABELLED[self.images](self.split, size).images_NHWC[:limit])
+        else:
+            files = find_images(self.images)[:limit]
+            unreadable = Unreadable(self.images, len(files), 0.0) if ledger is None else ledger(self.images, len(files))
+            for file in files:
+                try:
+                    image = read_image(file, prepare)
+                except ImageError as error:
+                    unreadable.add(file.relative_to(self.images).as_posix(), error)
+                else:
+                    yield image
+            unreadable.require_one()
+
+
+def image_set(name: str, split: str = "test") -> ImageSet:
+    """A set by name, `NAME:SPLIT` for another part than `split`; anything else is a folder."""
+    base, _, part = name.partition(":")
+    allowed = {"photos": ("train", "test"), "emoji": ("train", "test", "all"), "fashion-mnist": ("train", "test")}
+    if base not in allowed:
+        return ImageSet(name)
+    part = part or split
+    if part not in allowed[base]:
+        raise ValueError(f"images {name!r}: {base} has the parts {', '.join(allowed[base])}")
+    return ImageSet(base, part)
+
+
+def check_images(name: str) -> None:
+    """Raise `ValueError` for a part that a set does not have, and for a folder that is not there."""
+    chosen = image_set(name)
+    if not chosen.split:
+        check_folder(chosen.images)
+
+
+def named_folders(assignments: list[str]) -> dict[str, str]:
+    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
+    parts = [assignment.partition("=") for assignment in assignments]
+    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
+    if wrong or len({name for name, _, _ in parts}) < len(parts):
+        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
+    return {name: folder for name, _, folder in parts}
+
+
+def probe_data(
+    name: str,
+    size: int,
+    limit: int | None = None,
+    ledger: Callable[[str | Path, int], Unreadable] | None = None,
+) -> ProbeData:
+    """Labelled images to probe on.
+
+    name    emoji (5 folds over all, near-duplicates together; emoji:test for the held-out ones alone), fashion-mnist
+            (trained on its training part, tested on the other), or a folder with labels (5 folds), or one with labelled
+            folders train/ and test/ in it
+    limit   use so many images of each part, evenly spread
+    ledger  see `ImageSet.pixels`
+    """
+    from tokenizers_mm.data import labelled_folder  # with torch behind them, which `check_images` is before
+    from tokenizers_mm.measure import ProbeData
+
+    if name.partition(":")[0] == "emoji":
+        chosen = image_set(name, "all")
+        return ProbeData(name=chosen.title, train=_spread(_LABELLED["emoji"](chosen.split, size), limit))
+    if name == "fashion-mnist":
+        train, test = (_spread(_LABELLED[name](part, size), limit) for part in ("train", "test"))
+        return ProbeData(name="fashion-mnist, test", train=train, test=test)
+    root = Path(name)
+
+    def folder(path: Path) -> Labelled:
+        return _spread(labelled_folder(path, size, ledger=ledger), limit)
+
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        parts = [folder(root / part) for part in ("train", "test")]
+        if parts[0].classes != parts[1].classes:
+            raise ValueError(f"{root}: train/ and test/ have other classes: {parts[0].classes} and {parts[1].classes}")
+        return ProbeData(name=f"{root.name}, test", train=parts[0], test=parts[1])
+    return ProbeData(name=root.name, train=folder(root))
+
+
+def _spread(data: Labelled, limit: int | None) -> Labelled:
+    if limit is None or limit >= len(data):
+        return data
+    return data.subset(np.linspace(0, len(data) - 1, limit).astype(int))

@@ -1,0 +1,5 @@
+"""Recipes as typed data: YAML -> configuration."""
+
+from tokenizers_mm.lazy import face
+
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -1,0 +1,1 @@
+from tokenizers_mm.fast.convolutions import optimize as optimize

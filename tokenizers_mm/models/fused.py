@@ -1,0 +1,255 @@
+"""Two tokenizers as one: a semantic half that knows what is in the picture, a perceptual half that can draw it.
+
+Channel-wise (MUSE-VL, https://arxiv.org/abs/2411.17762; Show-o2, https://arxiv.org/abs/2506.15564) a position holds
+the vectors, or the codes, of both. Sequence-wise (ILLUME+, https://arxiv.org/abs/2504.01934; BAGEL,
+https://arxiv.org/abs/2505.14683) all semantic positions come first, then all perceptual ones.
+
+Shape letters: B batch, C channels, H and W pixels, N positions, S streams, D channels of a position's vector.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.geometry import match_grid
+from tokenizers_mm.models.fused_spec import channel_spec, same_image, scales_of, sequence_spec
+from tokenizers_mm.saving import HubMixin
+from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
+from tokenizers_mm.towers import Tower
+from tokenizers_mm.traits import takes_one_size
+
+__all__ = ["Fused", "How"]
+
+How = Literal["channel", "sequence"]
+
+
+class Fused(nn.Module, HubMixin):
+    """A `Tokenizer` made of two: `decode` is the perceptual half's, `semantics` and `text_features` the semantic one's.
+
+    Both halves give codes, or both give latents.
+
+    channel   one grid, the perceptual one. Semantic latents are interpolated to it (bilinear, averaged where it is
+              coarser) and brought to unit variance again by statistics that `calibrate` measures; codes cannot be
+              interpolated, so discrete halves need equal grids. Streams and channels: semantic ones first.
+    sequence  order "scales": the semantic grid, then the perceptual one, of one image size. The shorter vectors are
+              filled up with zeros. Perceptual codes come after the semantic ones in one vocabulary, stream by stream.
+
+    A tower resizes images itself, so it is taken for images of the perceptual half's size, whatever its own was.
+    Raises `ValueError` for halves that do not go together. Only `nn.Module` halves are saved.
+    """
+
+    semantic: Tokenizer
+    perceptual: Tokenizer
+    semantic_mean_D: Tensor
+    semantic_std_D: Tensor
+
+    def __init__(self, semantic: Tokenizer, perceptual: Tokenizer, how: How = "channel") -> None:
+        super().__init__()
+        if how not in ("channel", "sequence"):
+            raise ValueError(f"how={how!r}: expected channel or sequence")
+        self.semantic, self.perceptual, self.how = _for_images(semantic, perceptual.spec.image_size), perceptual, how
+        self.semantic_spec = same_image(self.semantic.spec, perceptual.spec)
+        self.perceptual_spec = perceptual.spec
+        self.spec = (channel_spec if how == "channel" else sequence_spec)(self.semantic_spec, self.perceptual_spec)
+        if how == "channel" and not self.spec.discrete:
+            self.register_buffer("semantic_mean_D", torch.zeros(semantic.spec.dim))
+            self.register_buffer("semantic_std_D", torch.ones(semantic.spec.dim))
+
+    @property
+    def downsampling(self) -> int:
+        """Sides of images are multiples of this many pixels."""
+        return math.lcm(_downsampling(self.semantic, self.semantic_spec), _downsampling(self.perceptual, self.spec))
+
+    @property
+    def takes_one_size(self) -> bool:
+        """Whether images have to be of the spec's size: one half takes no others."""
+        return any(takes_one_size(half) for half in (self.semantic, self.perceptual))
+
+    @torch.no_grad()
+    def encode(self, image_BCHW: Tensor) -> Tokens:
+        """Tokens of both halves in one; `ValueError` for image sizes that one of them does not take."""
+        if self.how == "sequence":
+            self.spec.resized((image_BCHW.shape[2], image_BCHW.shape[3]))
+        return self.join(self.semantic.encode(image_BCHW), self.perceptual.encode(image_BCHW))
+
+    def join(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
+        """Tokens of one from tokens of the two halves, for the same images."""
+        semantic.check(self.semantic_spec)
+        perceptual.check(self.perceptual_spec)
+        if len(semantic) != len(perceptual):
+            raise ValueError(f"{len(semantic)} semantic images and {len(perceptual)} perceptual ones: they must pair")
+        if self.how == "sequence":
+            return self._in_sequence(semantic, perceptual)
+        if self.spec.discrete:
+            if semantic.grid != perceptual.grid:
+                raise ValueError(
+                    f"semantic grid {semantic.grid}, perceptual grid {perceptual.grid}: codes cannot be interpolated; "
+                    "use images for which both grids agree, or how='sequence'"
+                )
+            return Tokens(codes_BNS=torch.cat([semantic.data, perceptual.data], 2), grid=perceptual.grid)
+        return self._side_by_side(semantic, perceptual)
+
+    def halves(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+        """Semantic tokens and perceptual tokens; the inverse of `join`, but for semantic latents it interpolated.
+
+        Interpolated latents stay on the grid of the tokens. Raises `ValueError` where a position of a discrete
+        sequence holds a code of the other half.
+        """
+        tokens.check(self.spec)
+        if self.how == "sequence":
+            return self._out_of_sequence(tokens)
+        if self.spec.discrete:
+            parts = torch.split(tokens.data, [self.semantic_spec.streams, self.perceptual_spec.streams], 2)
+            return Tokens(codes_BNS=parts[0], grid=tokens.grid), Tokens(codes_BNS=parts[1], grid=tokens.grid)
+        semantic_BND, perceptual_BND = torch.split(tokens.data, [self.semantic_spec.dim, self.perceptual_spec.dim], 2)
+        semantic_BND = semantic_BND * self.semantic_std_D + self.semantic_mean_D
+        return Tokens(latents_BND=semantic_BND, grid=tokens.grid), Tokens(latents_BND=perceptual_BND, grid=tokens.grid)
+
+    @torch.no_grad()
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Vectors [B, N, D] of both halves: side by side, or one after the other with zeros behind the shorter ones."""
+        if not self.spec.discrete:
+            return tokens.check(self.spec).data
+        semantic, perceptual = self.halves(tokens)
+        parts = [self.semantic.embed(semantic), self.perceptual.embed(perceptual)]
+        if self.how == "channel":
+            return torch.cat(parts, 2)
+        return torch.cat([_widened(part_BND, self.spec.dim) for part_BND in parts], 1)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Images [B, C, H, W] that the perceptual half draws; the semantic half has no say in them."""
+        return self.perceptual.decode(self.halves(tokens)[1])
+
+    def semantics(self, image_BCHW: Tensor) -> Semantics:
+        """What the semantic half knows about images in [-1, 1]."""
+        return semantics_of(self.semantic, image_BCHW)
+
+    @torch.no_grad()
+    def token_semantics(self, tokens: Tokens) -> Semantics:
+        """What the semantic half reads off tokens; where it reads images only, its vectors and their mean."""
+        semantic, half = self.halves(tokens)[0], self.semantic
+        if hasattr(half, "token_semantics"):
+            read: Semantics = half.token_semantics(semantic)
+            return read
+        return mean_semantics(half.embed(semantic), semantic.grid)
+
+    def text_features(self, captions: Sequence[str]) -> Tensor:
+        """Vectors [B, D] of captions in the space of pooled semantics; `ValueError` without a text encoder."""
+        half: Any = self.semantic
+        if not hasattr(half, "text_features"):
+            raise ValueError("text_features: the semantic half has no text encoder")
+        text_BD: Tensor = half.text_features(captions)
+        return text_BD
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Tensor]) -> None:
+        """Measure the latent statistics of both halves, so that `encode` gives zero mean and unit variance."""
+        kept = list(batches)
+        for half in (self.semantic, self.perceptual):
+            if hasattr(half, "calibrate"):
+                half.calibrate(kept)
+        if self.how == "channel" and not self.spec.discrete:
+            self.semantic_mean_D.zero_()
+            self.semantic_std_D.fill_(1)
+            wide = [self.encode(image_BCHW).data[..., : self.semantic_spec.dim].flatten(0, 1) for image_BCHW in kept]
+            values = torch.cat(wide).float()
+            self.semantic_mean_D.copy_(values.mean(0))
+            self.semantic_std_D.copy_(values.std(0).clamp(min=1e-6))
+
+    def _side_by_side(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
+        semantic_BND = semantic.data
+        if semantic.grid != perceptual.grid:
+            semantic_BND = match_grid(semantic_BND, _plain(semantic), _plain(perceptual))
+        semantic_BND = (semantic_BND - self.semantic_mean_D) / self.semantic_std_D
+        return Tokens(latents_BND=torch.cat([semantic_BND, perceptual.data], 2), grid=perceptual.grid)
+
+    def _in_sequence(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
+        for name, tokens, spec in self._named(semantic, perceptual):
+            if tokens.grid != spec.grid:
+                raise ValueError(
+                    f"{name} grid {tokens.grid}: this tokenizer takes images of {spec.grid} positions only"
+                )
+        if not self.spec.discrete:
+            parts = [_widened(tokens.data, self.spec.dim) for tokens in (semantic, perceptual)]
+            return Tokens(latents_BND=torch.cat(parts, 1), grid=self.spec.grid)
+        codes_BNS = torch.cat([semantic.data, perceptual.data + self._offset(perceptual)], 1)
+        return Tokens(codes_BNS=codes_BNS, grid=self.spec.grid)
+
+    def _out_of_sequence(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
+        if tokens.grid != self.spec.grid:
+            raise ValueError(f"grid={tokens.grid}: this tokenizer takes {self.spec.grid} only, both halves complete")
+        first, second = torch.split(tokens.data, [self.semantic_spec.length, self.perceptual_spec.length], 1)
+        if not self.spec.discrete:
+            first, second = first[..., : self.semantic_spec.dim], second[..., : self.perceptual_spec.dim]
+            return (
+                Tokens(latents_BND=first, grid=self.semantic_spec.grid),
+                Tokens(latents_BND=second, grid=self.perceptual_spec.grid),
+            )
+        offset_S = self._offset(tokens)
+        for name, wrong_BNS in (("semantic", first >= offset_S), ("perceptual", second < offset_S)):
+            if bool(wrong_BNS.any()):
+                raise ValueError(
+                    f"{int(wrong_BNS.sum())} {name} positions hold codes of the other half: semantic codes are "
+                    f"0..{int(offset_S.min()) - 1}, perceptual ones follow; restrict what is sampled to each half's own"
+                )
+        return (
+            Tokens(codes_BNS=first, grid=self.semantic_spec.grid),
+            Tokens(codes_BNS=second - offset_S, grid=self.perceptual_spec.grid),
+        )
+
+    def _offset(self, tokens: Tokens) -> Tensor:
+        """First perceptual code of every stream [S]."""
+        return torch.tensor(self.semantic_spec.codes, device=tokens.data.device)
+
+    def _named(self, semantic: Tokens, perceptual: Tokens) -> list[tuple[str, Tokens, TokenSpec]]:
+        return [("semantic", semantic, self.semantic_spec), ("perceptual", perceptual, self.perceptual_spec)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Statistics keep their precision whatever `.to` says to the halves."""
+        statistics = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in statistics.items():
+            now = self._buffers[name]
+            if now is not None and now.element_size() < buffer.element_size():
+                self._buffers[name] = buffer.to(now.device)
+        return self
+
+
+def _for_images(semantic: Tokenizer, image_size: tuple[int, int]) -> Tokenizer:
+    """The half itself; a tower, which resizes whatever it is given, as a view of it for images of this size."""
+    if not isinstance(semantic, Tower) or semantic.spec.image_size == image_size:
+        return semantic
+    view = copy.copy(semantic)
+    view.config = replace(semantic.config, image_size=image_size)
+    view.spec = replace(semantic.spec, image_size=image_size)
+    return view
+
+
+def _plain(tokens: Tokens) -> tuple[int, int]:
+    grid: tuple[Any, ...] = tokens.grid
+    if len(grid) != 2 or isinstance(grid[0], tuple):
+        raise ValueError(f"grid={grid}: only a raster (rows, columns) can be interpolated")
+    return grid[0], grid[1]
+
+
+def _widened(part_BND: Tensor, dim: int) -> Tensor:
+    """Zeros behind the channels, up to `dim` of them."""
+    return F.pad(part_BND, (0, dim - part_BND.shape[2]))
+
+
+def _downsampling(half: Any, spec: TokenSpec) -> int:
+    """Pixels per position and side; for a tokenizer that does not say, what its spec says."""
+    known = getattr(half, "downsampling", None)
+    if known is not None:
+        return int(known)
+    return 1 if spec.order != "raster" else spec.image_size[0] // scales_of(spec)[0][0]

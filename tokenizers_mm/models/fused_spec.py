@@ -1,0 +1,72 @@
+"""Geometry of two tokenizers in one, see `tokenizers_mm.models.fused`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tokenizers_mm.api import TokenSpec
+
+__all__ = ["channel_spec", "same_image", "scales_of", "sequence_spec"]
+
+
+def channel_spec(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
+    """Both halves of one image at every position of the perceptual grid. Raises `ValueError` where that cannot be."""
+    _same_nature(semantic, perceptual)
+    if semantic.grid != perceptual.grid or semantic.order != perceptual.order:
+        if semantic.discrete:
+            raise ValueError(
+                f"semantic grid {semantic.grid} ({semantic.order}), perceptual grid {perceptual.grid} "
+                f"({perceptual.order}): codes cannot be interpolated; choose equal downsamplings, or how='sequence'"
+            )
+        if semantic.order != "raster" or perceptual.order != "raster":
+            raise ValueError(
+                f"semantic order {semantic.order!r}, perceptual order {perceptual.order!r}: only rasters can be "
+                "interpolated; use how='sequence'"
+            )
+    dim, codes = semantic.dim + perceptual.dim, semantic.codes + perceptual.codes
+    return replace(perceptual, dim=dim, codes=codes)
+
+
+def sequence_spec(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
+    """Semantic positions, then perceptual ones. Raises `ValueError` for different numbers of streams."""
+    _same_nature(semantic, perceptual)
+    if semantic.streams != perceptual.streams:
+        raise ValueError(
+            f"{semantic.streams} semantic and {perceptual.streams} perceptual codes per position: a sequence has one "
+            "number of streams; use quantizers with equally many, or how='channel'"
+        )
+    return TokenSpec(
+        image_size=perceptual.image_size,
+        grid=(*scales_of(semantic), *scales_of(perceptual)),
+        dim=max(semantic.dim, perceptual.dim),
+        codes=tuple(a + b for a, b in zip(semantic.codes, perceptual.codes, strict=True)),
+        order="scales",
+    )
+
+
+def same_image(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
+    """The semantic half's spec at the perceptual half's image size."""
+    try:
+        return semantic.resized(perceptual.image_size)
+    except ValueError as error:
+        raise ValueError(
+            f"semantic half: {error}; build it for images of {perceptual.image_size}, as the perceptual half is"
+        ) from error
+
+
+def scales_of(spec: TokenSpec) -> tuple[tuple[int, int], ...]:
+    """Grids (h, w) of a spec; a sequence is one row."""
+    grid: tuple[Any, ...] = spec.grid
+    if spec.order == "scales":
+        return grid
+    return (grid,) if spec.order == "raster" else ((1, grid[0]),)
+
+
+def _same_nature(semantic: TokenSpec, perceptual: TokenSpec) -> None:
+    if semantic.discrete != perceptual.discrete:
+        kinds = ["codes" if spec.discrete else "latents" for spec in (semantic, perceptual)]
+        raise ValueError(
+            f"the semantic half gives {kinds[0]} and the perceptual half {kinds[1]}: expected the same of both; "
+            "quantise the continuous one, or take the latents before the other's quantizer"
+        )

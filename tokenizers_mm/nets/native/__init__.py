@@ -1,7 +1,0 @@
-"""3x3 convolutions of float32 images on CPUs, in C++: AVX-512, AVX2 or plain, chosen when they run."""
-
-from tokenizers_mm.nets.native.convolve import Norm, channel_sums, convolve, mix
-from tokenizers_mm.nets.native.library import available, why_not
-from tokenizers_mm.nets.native.memory import release
-
-__all__ = ["Norm", "available", "channel_sums", "convolve", "mix", "release", "why_not"]

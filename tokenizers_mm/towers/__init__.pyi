@@ -1,0 +1,18 @@
+from tokenizers_mm.towers.clip_text import OpenClipText as OpenClipText, OpenClipTextConfig as OpenClipTextConfig
+from tokenizers_mm.towers.frozen import freeze as freeze
+from tokenizers_mm.towers.lite0 import LITE0_SHA256 as LITE0_SHA256, lite0_network as lite0_network
+from tokenizers_mm.towers.teacher import Teacher as Teacher, cached_semantics as cached_semantics
+from tokenizers_mm.towers.text import (
+    TextConfig as TextConfig,
+    Words as Words,
+    WordsConfig as WordsConfig,
+    build_text as build_text,
+)
+from tokenizers_mm.towers.timm_network import lite0_tower as lite0_tower, timm_tower as timm_tower
+from tokenizers_mm.towers.tower import (
+    EncodeOnly as EncodeOnly,
+    TextTower as TextTower,
+    Tower as Tower,
+    TowerConfig as TowerConfig,
+    build_tower as build_tower,
+)
