@@ -68,6 +68,11 @@ class Quantizer(nn.Module, ABC):
         names = list(inspect.signature(type(self)).parameters)
         return {"kind": self.kind} | {name: _plain(getattr(self, name)) for name in names}
 
+    def fresh(self) -> Self:
+        """A new quantizer of the same options, with initial values of its own."""
+        names = inspect.signature(type(self)).parameters
+        return type(self)(**{name: _fresh(getattr(self, name)) for name in names})
+
     @property
     def bits(self) -> float:
         """Bits of one position's codes, sum(log2 V) over streams; 0 for a continuous bottleneck."""
@@ -224,4 +229,10 @@ def mean_square(a_BND: Tensor, b_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return value
+    return value.options() if isinstance(value, Quantizer) else value
+
+
+def _fresh(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_fresh(item) for item in value]
+    return value.fresh() if isinstance(value, Quantizer) else value

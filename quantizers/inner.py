@@ -1,22 +1,21 @@
-"""The quantizers inside a composite one: built from plain data, checked, and given back as plain data."""
+"""The quantizers inside a composite one: checked, and repeated where one stands for several."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from quantizers.base import Quantized, Quantizer
 
-Options = Mapping[str, Any]
+Inner = Quantizer | Sequence[Quantizer]
 
 
-def build_inner(options: Options, where: str = "inner") -> Quantizer:
-    """Build one inner quantizer; `ValueError` unless it has codes and treats every position on its own."""
-    from quantizers.kinds import build  # kinds imports every family, this one included
-
-    quantizer = build(options, where)
+def checked_inner(quantizer: Any, where: str = "inner") -> Quantizer:
+    """The quantizer itself; `ValueError` unless it has codes and treats every position on its own."""
+    if not isinstance(quantizer, Quantizer):
+        raise ValueError(f"{where}={quantizer!r}: expected a quantizer, which `quantizers.build` makes of options")
     if not quantizer.codes or not quantizer.pointwise:
         raise ValueError(
             f"{where}.kind = {quantizer.kind!r}: expected a quantizer with codes that treats every position on its own"
@@ -24,32 +23,31 @@ def build_inner(options: Options, where: str = "inner") -> Quantizer:
     return quantizer
 
 
-def build_inners(inner: Options | Sequence[Options], count: int, shared: bool, name: str) -> list[Quantizer]:
-    """Build `count` quantizers from one mapping or from a sequence of as many; one instance where it is shared.
+def inner_quantizers(inner: Inner, count: int | None, shared: bool, name: str) -> list[Quantizer]:
+    """The `count` quantizers of a composite: those of a sequence, or one and new ones like it; one alone if shared.
 
-    name  of the argument that says how many, for error messages
+    name  of the argument that says how many, for error messages; None takes as many as the sequence has
     """
-    if count < 1:
+    if isinstance(inner, str) or not isinstance(inner, Quantizer | Sequence):
+        raise ValueError(f"inner={inner!r}: expected a quantizer, or a sequence of {name} of them")
+    if count is None and isinstance(inner, Quantizer):
+        raise ValueError(f"{name}=None: one inner quantizer does not say how many there are; give {name}")
+    count = len(inner) if count is None and isinstance(inner, Sequence) else count
+    if count is None or count < 1:
         raise ValueError(f"{name}={count}: expected at least 1")
-    if isinstance(inner, Mapping):
-        return [build_inner(inner) for _ in range(1 if shared else count)]
-    if isinstance(inner, str) or not isinstance(inner, Sequence):
-        raise ValueError(f"inner={inner!r}: expected the options of a quantizer, or a sequence of {name} of them")
+    if isinstance(inner, Quantizer):
+        first = checked_inner(inner)
+        return [first, *(first.fresh() for _ in range(0 if shared else count - 1))]
     if shared:
         raise ValueError(f"shared=True with {len(inner)} inner quantizers: one that is shared is given once")
     if len(inner) != count:
         raise ValueError(f"{name}={count}: inner has {len(inner)} quantizers, expected as many")
-    return [build_inner(options, f"inner[{i}]") for i, options in enumerate(inner)]
-
-
-def inner_options(quantizers: Sequence[Quantizer], inner: Options | Sequence[Options]) -> Any:
-    """Complete options of what was built, in the form that was given: one mapping or a list."""
-    if isinstance(inner, Mapping):
-        return quantizers[0].options()
-    return [quantizer.options() for quantizer in quantizers]
+    if len({id(quantizer) for quantizer in inner}) < count:
+        raise ValueError("inner has one quantizer twice: give it once with shared=True, or build another")
+    return [checked_inner(quantizer, f"inner[{i}]") for i, quantizer in enumerate(inner)]
 
 
 def codes_in(out: Quantized) -> Tensor:
-    """The codes of an inner quantizer's output: `build_inner` lets in none without."""
+    """The codes of an inner quantizer's output: `checked_inner` lets in none without."""
     assert out.codes_BNS is not None
     return out.codes_BNS

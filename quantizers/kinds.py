@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_type_hints
 
 from quantizers.base import Quantizer
 from quantizers.bsq import BSQ
@@ -13,9 +14,11 @@ from quantizers.gaussian import Gaussian
 from quantizers.gumbel import Gumbel
 from quantizers.ibq import IBQ
 from quantizers.identity import Identity
+from quantizers.inner import Inner
 from quantizers.latent import Latent
 from quantizers.lfq import LFQ
 from quantizers.multiscale import MultiScale
+from quantizers.options import fitted
 from quantizers.product import Product
 from quantizers.projected import Projected
 from quantizers.residual import Residual
@@ -41,21 +44,57 @@ KINDS: dict[str, type[Quantizer]] = {
 
 
 def build(options: Mapping[str, Any], where: str = "options") -> Quantizer:
-    """Build `KINDS[options["kind"]]` from the other options; `ValueError` names the option that does not fit.
+    """Build `KINDS[options["kind"]]` from the other options, the quantizers inside it first.
 
     options  what `Quantizer.options` gives, or the same written by hand; constructor defaults may be left out
     where    name of the options in error messages
+
+    With `load_state_dict` this is how a quantizer comes back from its options and its tensors. Raises `ValueError`
+    that names the option which does not fit by its whole path, `options.inner[1].size` for instance.
     """
-    if not isinstance(options, Mapping) or options.get("kind") not in KINDS:
-        kind = options.get("kind") if isinstance(options, Mapping) else options
-        raise ValueError(f"{where}.kind = {kind!r}: expected one of {', '.join(KINDS)}")
-    cls = KINDS[options["kind"]]
+    return _built(options, where, outermost=True)
+
+
+def _built(options: Any, where: str, *, outermost: bool) -> Quantizer:
+    cls = _class_of(options, where)
+    hints, parameters = get_type_hints(cls.__init__), inspect.signature(cls).parameters
     given = {name: value for name, value in options.items() if name != "kind"}
-    parameters = inspect.signature(cls).parameters
-    unknown = sorted(set(given) - set(parameters))
-    if unknown:
-        raise ValueError(f"{where}.{unknown[0]}: unknown; {cls.kind} takes {', '.join(parameters)}")
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
-    if missing:
-        raise ValueError(f"{where}.{missing[0]}: missing; {cls.kind} needs it")
-    return cls(**given)
+    for name in given:
+        if name not in parameters:
+            known = f"{cls.kind} takes {', '.join(parameters)}{_nearest(name, parameters)}"
+            raise ValueError(f"{where}.{name} = {given[name]!r}: unknown; {known}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"{where}.{name}: missing; {cls.kind} needs it")
+    for name, value in given.items():
+        path = f"{where}.{name}"
+        if name == "inner":
+            given[name] = _built_inner(value, path)
+            continue
+        checked = fitted(value, hints[name], path)
+        # Options are hashed as JSON, where 1 is not 1.0: inside, a whole number stays as it was written.
+        given[name] = value if isinstance(value, int) and not outermost else checked
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _built_inner(value: Any, where: str) -> Inner:
+    if isinstance(value, Mapping):
+        return _built(value, where, outermost=False)
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{where} = {value!r}: expected the options of a quantizer, or a list of them")
+    return [_built(options, f"{where}[{i}]", outermost=False) for i, options in enumerate(value)]
+
+
+def _class_of(options: Any, where: str) -> type[Quantizer]:
+    kind = options.get("kind") if isinstance(options, Mapping) else options
+    if not isinstance(options, Mapping) or not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{where}.kind = {kind!r}: expected one of {', '.join(KINDS)}{_nearest(kind, KINDS)}")
+    return KINDS[kind]
+
+
+def _nearest(word: Any, known: Iterable[str]) -> str:
+    close = get_close_matches(str(word), list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizers.base import Grid, Quantized, Quantizer, mean_square
-from quantizers.inner import Options, build_inner, codes_in
+from quantizers.inner import checked_inner, codes_in
 from quantizers.straight_through import straight_through
 
 Side = int | Sequence[int]
@@ -30,7 +30,7 @@ Side = int | Sequence[int]
 class MultiScale(Quantizer):
     """One quantizer shared by all scales of a grid.
 
-    inner       options of the quantizer inside: VQ for VAR, BSQ or LFQ for Infinity (which has phi=0)
+    inner       the quantizer inside: VQ for VAR, BSQ or LFQ for Infinity (which has phi=0)
     scales      from coarse to fine, each a side or (h, w); the last is the grid it receives, in raster order
     phi         number of convolutions, each serving the scales next to it in depth; 0 has none
     phi_ratio   r, the share of the convolution
@@ -48,7 +48,7 @@ class MultiScale(Quantizer):
 
     def __init__(
         self,
-        inner: Options,
+        inner: Quantizer,
         scales: Sequence[Side],
         *,
         phi: int = 4,
@@ -65,14 +65,18 @@ class MultiScale(Quantizer):
         if upscale not in ("bicubic", "bilinear"):
             raise ValueError(f"upscale={upscale!r}: expected bicubic or bilinear")
         self.scales = _checked(scales)
-        self.quantizer = build_inner(inner)
-        self.inner = self.quantizer.options()
+        self.quantizer = checked_inner(inner)
         if self.quantizer.in_dim != self.quantizer.dim:
             raise ValueError(f"inner takes {self.quantizer.in_dim} channels and gives {self.quantizer.dim}: must agree")
         self.phi, self.phi_ratio, self.upscale, self.commitment = phi, phi_ratio, upscale, commitment
         self.in_dim = self.dim = self.quantizer.dim
         self.codes = self.quantizer.codes
         self.convolutions = nn.ModuleList(nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(phi))
+
+    @property
+    def inner(self) -> Quantizer:
+        """The quantizer inside."""
+        return self.quantizer
 
     def with_scales(self, scales: Sequence[Side]) -> Self:
         """The same weights, shared and not copied, for a grid of another size or with other scales."""

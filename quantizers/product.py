@@ -8,20 +8,21 @@ Shape letters: B batch, N positions, S streams, D channels, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer
-from quantizers.inner import Options, build_inners, codes_in, inner_options
+from quantizers.inner import Inner, codes_in, inner_quantizers
 
 
 class Product(Quantizer):
     """`groups` quantizers side by side, on consecutive channels.
 
-    inner   options of one quantizer, repeated (every group learns its own), or a sequence of `groups` options
+    inner   the quantizers of all groups, or that of the first: each of the others gets a new one of its options
+    groups  how many; None takes as many as `inner` has
     shared  one instance serves all groups
 
     The loss is the mean over groups. Streams are those of group 0, then those of group 1, and so on.
@@ -29,17 +30,22 @@ class Product(Quantizer):
 
     kind = "product"
 
-    def __init__(self, inner: Options | Sequence[Options], groups: int, *, shared: bool = False) -> None:
+    def __init__(self, inner: Inner, groups: int | None = None, *, shared: bool = False) -> None:
         super().__init__()
-        self.quantizers = nn.ModuleList(build_inners(inner, groups, shared, "groups"))
-        self.groups, self.shared = groups, shared
-        self.inner = inner_options(self._parts, inner)
-        every = self._parts * (groups if shared else 1)
+        parts = inner_quantizers(inner, groups, shared, "groups")
+        self.quantizers = nn.ModuleList(parts)
+        self.groups, self.shared, self._repeated = groups or len(parts), shared, isinstance(inner, Quantizer)
+        every = parts * (self.groups if shared else 1)
         self._widths = [part.in_dim for part in every]
         self._streams = [len(part.codes) for part in every]
         self.in_dim, self.dim = sum(self._widths), sum(part.dim for part in every)
         self.codes = tuple(size for part in every for size in part.codes)
         self.invertible = all(part.invertible for part in every)
+
+    @property
+    def inner(self) -> Inner:
+        """The quantizers inside, in the form that was given: one, or a list."""
+        return self._parts[0] if self._repeated else self._parts
 
     @property
     def _parts(self) -> list[Quantizer]:

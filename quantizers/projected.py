@@ -15,13 +15,13 @@ from typing import cast
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer
-from quantizers.inner import Options, build_inner
+from quantizers.inner import checked_inner
 
 
 class Projected(Quantizer):
     """A quantizer between two linear maps, both learned through the vectors it returns.
 
-    inner   options of the quantizer inside
+    inner   the quantizer inside
     in_dim  channels of the vectors outside
     bias    whether the linear maps have one
     norm    layer normalisation of the projected vectors, before they are quantized
@@ -30,12 +30,11 @@ class Projected(Quantizer):
     kind = "projected"
     invertible = False
 
-    def __init__(self, inner: Options, in_dim: int, *, bias: bool = True, norm: bool = False) -> None:
+    def __init__(self, inner: Quantizer, in_dim: int, *, bias: bool = True, norm: bool = False) -> None:
         super().__init__()
         if in_dim < 1:
             raise ValueError(f"in_dim={in_dim}: expected at least 1 channel")
-        self.quantizer = build_inner(inner)
-        self.inner = self.quantizer.options()
+        self.quantizer = checked_inner(inner)
         if norm and self.quantizer.in_dim < 3:
             raise ValueError(f"norm={norm}: normalising {self.quantizer.in_dim} channels leaves nearly nothing")
         self.in_dim = self.dim = in_dim
@@ -44,6 +43,11 @@ class Projected(Quantizer):
         self.project_in = nn.Linear(in_dim, self.quantizer.in_dim, bias=bias)
         self.norm_in = nn.LayerNorm(self.quantizer.in_dim) if norm else nn.Identity()
         self.project_out = nn.Linear(self.quantizer.dim, in_dim, bias=bias)
+
+    @property
+    def inner(self) -> Quantizer:
+        """The quantizer inside."""
+        return self.quantizer
 
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         out = self.quantizer.unchecked(self._inside(z_BND), mask_BN)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer, mean_over
-from quantizers.inner import Options, build_inners, codes_in, inner_options
+from quantizers.inner import Inner, codes_in, inner_quantizers
 from quantizers.kernels.residual import residual_encode, residual_errors
 from quantizers.vq import VQ
 
@@ -32,7 +32,8 @@ PerChannel = float | Sequence[float] | None
 class Residual(Quantizer):
     """Sum of `depth` quantizers, each of what the ones before it left.
 
-    inner       options of one quantizer, repeated (every level learns its own), or a sequence of `depth` options
+    inner       the quantizers of all levels, or that of the first: each of the others gets a new one of its options
+    depth       how many; None takes as many as `inner` has
     shared      one instance serves all levels
     dropout     in training, the share of samples that use their first 1..depth levels only, uniformly; the levels left
                 out give a sample no vector, no loss, no statistics, and code 0
@@ -48,8 +49,8 @@ class Residual(Quantizer):
 
     def __init__(
         self,
-        inner: Options | Sequence[Options],
-        depth: int,
+        inner: Inner,
+        depth: int | None = None,
         *,
         shared: bool = False,
         dropout: float = 0.0,
@@ -59,9 +60,10 @@ class Residual(Quantizer):
         super().__init__()
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout}: expected a share of the samples, in [0, 1]")
-        self.quantizers = nn.ModuleList(build_inners(inner, depth, shared, "depth"))
-        self.depth, self.shared, self.dropout = depth, shared, dropout
-        self.inner = inner_options(self.levels, inner)
+        parts = inner_quantizers(inner, depth, shared, "depth")
+        self.quantizers = nn.ModuleList(parts)
+        self.depth, self.shared, self.dropout = depth or len(parts), shared, dropout
+        self._repeated = isinstance(inner, Quantizer)
         widths = sorted({width for level in self.levels for width in (level.in_dim, level.dim)})
         if len(widths) > 1:
             raise ValueError(f"inner has quantizers of {widths} channels: what is added up must have one width")
@@ -70,13 +72,18 @@ class Residual(Quantizer):
         self.shrink = _positive("shrink", shrink, self.dim)
         self.soft_clamp = _positive("soft_clamp", soft_clamp, self.dim)
         factor_D = torch.tensor(self.shrink or 1.0, dtype=torch.float64).expand(self.dim)
-        factor_LD = torch.stack([factor_D**level for level in range(depth)]).float()
+        factor_LD = torch.stack([factor_D**level for level in range(self.depth)]).float()
         bound_D = torch.tensor(self.soft_clamp or 1.0).expand(self.dim).clone()
         self.register_buffer("factor_LD", factor_LD, persistent=False)
         self.register_buffer("bound_D", bound_D, persistent=False)
 
     factor_LD: Tensor
     bound_D: Tensor
+
+    @property
+    def inner(self) -> Inner:
+        """The quantizers inside, in the form that was given: one, or a list."""
+        return self.levels[0] if self._repeated else self.levels
 
     @property
     def levels(self) -> list[Quantizer]:

@@ -18,13 +18,15 @@ from quantizers.adapters.peer import name_of
 class Groups(Part):
     """GroupedResidualVQ, GroupedResidualFSQ, GroupedResidualLFQ: channels split into groups, all levels of each."""
 
-    def __init__(self, module: Any) -> None:
-        super().__init__(module)
-        from quantizers.adapters.parts import part_of  # its table lists this class
-
-        self.groups = [part_of(group) for group in module.rvqs]
+    def __init__(self, module: Any, *inside: Part) -> None:
+        super().__init__(module, *inside)
         self.in_dim = self.dim = module.dim
-        self.codes = tuple(size for group in self.groups for size in group.codes)
+        self.codes = tuple(size for group in self.inside for size in group.codes)
+
+    @staticmethod
+    def modules_inside(module: Any) -> list[nn.Module]:
+        """The groups."""
+        return list(module.rvqs)
 
     def streams(self, index: Tensor, z_BND: Tensor) -> Tensor:
         """Codes of all groups, one after another."""
@@ -32,8 +34,8 @@ class Groups(Part):
 
     def vectors(self, codes_BNS: Tensor) -> Tensor:
         """See `Part`."""
-        codes = torch.split(codes_BNS, [len(group.codes) for group in self.groups], -1)
-        return torch.cat([group.vectors(code) for group, code in zip(self.groups, codes, strict=True)], -1)
+        codes = torch.split(codes_BNS, [len(group.codes) for group in self.inside], -1)
+        return torch.cat([group.vectors(code) for group, code in zip(self.inside, codes, strict=True)], -1)
 
 
 class Scales(Part):
@@ -84,19 +86,20 @@ class Scales(Part):
 class Chain(Part):
     """Sequential and EvoLFQ: a quantizer between other modules, which see one position at a time."""
 
-    def __init__(self, module: Any) -> None:
-        super().__init__(module)
-        from quantizers.adapters.parts import part_of  # its table lists this class
-
-        if name_of(module) == "EvoLFQ":
-            before, quantizer, after = [module.encoder], module.lfq, [module.decoder]
-        else:
-            (place,) = (i for i, part in enumerate(module.fns) if name_of(part))
-            before, quantizer, after = module.fns[:place], module.fns[place], module.fns[place + 1 :]
-        self.before, self.inner, self.after = nn.Sequential(*before), part_of(quantizer), nn.Sequential(*after)
+    def __init__(self, module: Any, *inside: Part) -> None:
+        super().__init__(module, *inside)
+        (self.inner,) = inside
+        links = _links(module)
+        place = links.index(self.inner.module)
+        self.before, self.after = nn.Sequential(*links[:place]), nn.Sequential(*links[place + 1 :])
         self.codes = self.inner.codes
         self.in_dim = self._in_dim()
         self.dim = self._dim()
+
+    @staticmethod
+    def modules_inside(module: Any) -> list[nn.Module]:
+        """The one quantizer of the chain."""
+        return [link for link in _links(module) if name_of(link)]
 
     def _in_dim(self) -> int:
         names = ("in_features", "in_channels", "num_features", "normalized_shape")
@@ -126,3 +129,7 @@ class Chain(Part):
         """See `Part`."""
         vector_BND: Tensor = self.after(self.inner.vectors(codes_BNS))
         return vector_BND
+
+
+def _links(module: Any) -> list[nn.Module]:
+    return [module.encoder, module.lfq, module.decoder] if name_of(module) == "EvoLFQ" else list(module.fns)

@@ -8,21 +8,29 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Run = tuple[Tensor, Tensor, Tensor]
 
 
 class Part(ABC):
-    """Reader of one module. The module's attributes are those of its class, so it is `Any` here."""
+    """Reader of one module. The module's attributes are those of its class, so it is `Any` here.
+
+    inside  readers of the modules that `modules_inside` names, in the same order
+    """
 
     pointwise = True
     in_dim: int
     dim: int
     codes: tuple[int, ...]
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
+    def __init__(self, module: Any, *inside: Part) -> None:
+        self.module, self.inside = module, inside
+
+    @staticmethod
+    def modules_inside(module: Any) -> list[nn.Module]:
+        """Modules whose own readers this one needs."""
+        return []
 
     def length(self, positions: int) -> int:
         """How many positions of codes come from so many of vectors."""

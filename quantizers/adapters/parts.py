@@ -92,15 +92,19 @@ class _Scalars(Part):
 class _ResidualScalars(Part):
     """ResidualFSQ, ResidualLFQ, ResidualSimVQ: the sum of what their layers read."""
 
-    def __init__(self, module: Any) -> None:
-        super().__init__(module)
-        self.layers = [_Scalars(layer) for layer in module.layers]
+    def __init__(self, module: Any, *inside: Part) -> None:
+        super().__init__(module, *inside)
         linear = isinstance(getattr(module, "project_in", None), nn.Linear)
-        self.in_dim = self.dim = module.project_in.in_features if linear else self.layers[0].dim
-        self.codes = tuple(size for layer in self.layers for size in layer.codes)
+        self.in_dim = self.dim = module.project_in.in_features if linear else self.inside[0].dim
+        self.codes = tuple(size for layer in self.inside for size in layer.codes)
+
+    @staticmethod
+    def modules_inside(module: Any) -> list[nn.Module]:
+        """The levels."""
+        return list(module.layers)
 
     def vectors(self, codes_BNS: Tensor) -> Tensor:
-        levels = [layer.vectors(codes_BNS[..., i : i + 1]) for i, layer in enumerate(self.layers)]
+        levels = [layer.vectors(codes_BNS[..., i : i + 1]) for i, layer in enumerate(self.inside)]
         if hasattr(self.module, "scales"):
             levels = [level_BND * scale_D for level_BND, scale_D in zip(levels, self.module.scales, strict=True)]
         vector_BND: Tensor = getattr(self.module, "project_out", nn.Identity())(torch.stack(levels).sum(0))
@@ -134,10 +138,15 @@ class _Latent(Part):
 class _RandomProjection(Part):
     """RandomProjectionQuantizer: gives indices only, so vectors are the rows they name, without a gradient."""
 
-    def __init__(self, module: Any) -> None:
-        super().__init__(module)
-        self.table = _Table(module.vq)
+    def __init__(self, module: Any, *inside: Part) -> None:
+        super().__init__(module, *inside)
+        (self.table,) = self.inside
         self.in_dim, self.dim, self.codes = module.rand_projs.shape[1], self.table.dim, self.table.codes
+
+    @staticmethod
+    def modules_inside(module: Any) -> list[nn.Module]:
+        """The codebook."""
+        return [module.vq]
 
     def run(self, z_BND: Tensor, mask_BN: Tensor | None) -> Run:
         codes_BNS = self.streams(self.module(z_BND), z_BND)
@@ -187,8 +196,9 @@ PARTS: dict[str, type[Part]] = {
 
 
 def part_of(module: nn.Module) -> Part:
-    """Reader of the module; `ValueError` where its class is not one of the package's quantizers."""
+    """Reader of the module, after those of what is inside it; `ValueError` where its class is none of the package's."""
     if name_of(module) not in PARTS:
         cls = type(module)
         raise ValueError(f"module is a {cls.__module__}.{cls.__name__}: expected one of {PACKAGE}'s {', '.join(PARTS)}")
-    return PARTS[name_of(module)](module)
+    reader = PARTS[name_of(module)]
+    return reader(module, *map(part_of, reader.modules_inside(module)))

@@ -3,6 +3,26 @@
 import pytest
 import torch
 
+from quantizers import KINDS
+
+VQ4, BITS = {"kind": "vq", "size": 12, "dim": 4}, {"kind": "bsq", "dim": 4}
+EXAMPLES = [
+    {"kind": "fsq", "levels": [5, 3, 3]},
+    {"kind": "latent", "levels": [5, 3]},
+    VQ4,
+    {"kind": "gaussian", "dim": 3},
+    {"kind": "identity", "dim": 3},
+    {"kind": "simvq", "size": 12, "dim": 4},
+    {"kind": "ibq", "size": 12, "dim": 4},
+    {"kind": "gumbel", "size": 12, "dim": 4, "in_dim": 6},
+    {"kind": "lfq", "dim": 6, "streams": 2},
+    BITS,
+    {"kind": "residual", "inner": VQ4, "depth": 3},
+    {"kind": "product", "inner": VQ4, "groups": 2},
+    {"kind": "projected", "inner": BITS, "in_dim": 6},
+    {"kind": "multiscale", "inner": VQ4, "scales": [[1, 1], [1, 2], [2, 4]], "phi": 1},
+]
+
 
 def sequence_of(module, z_BND):
     """What a module gives for a sequence in the layout it was built for: vectors [B, N, D] and codes [B, N, S]."""
@@ -31,6 +51,13 @@ def scales_of(module, z_BND):
     vectors, codes, _ = module(grid.movedim(-1, 1) if module.channel_first else grid)
     vectors = vectors.flatten(2).transpose(1, 2) if module.channel_first else vectors.flatten(1, -2)
     return vectors, torch.cat([code.flatten(1) for code in codes], 1)[..., None]
+
+
+@pytest.fixture(params=EXAMPLES, ids=lambda options: options["kind"])
+def example(request):
+    """Options of one small quantizer of every kind."""
+    assert {options["kind"] for options in EXAMPLES} == set(KINDS)
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import vector_quantize_pytorch as peer
 from torch import nn
 from torch.testing import assert_close
 
-from quantizers import FSQ, LFQ, VQ, Gaussian, Product, Projected, Residual
+from quantizers import BSQ, FSQ, IBQ, LFQ, VQ, Gaussian, Product, Projected, Residual, SimVQ
 from quantizers.adapters import (
     Foreign,
     from_vector_quantize_pytorch,
@@ -147,7 +147,7 @@ def test_dead_codes_are_a_share_of_the_mean_count():
     for _ in range(3):
         groups(torch.randn(8, 100, 8))
     quantizer = from_vector_quantize_pytorch(groups)
-    assert isinstance(quantizer.inner, dict)
+    assert isinstance(quantizer.inner, Residual)  # one for both groups
     back = to_vector_quantize_pytorch(quantizer)
     thresholds = {vq._codebook.threshold_ema_dead_code for rvq in back.rvqs for vq in rvq.layers}
     assert all(threshold == pytest.approx(2, rel=0.05) for threshold in thresholds)
@@ -188,7 +188,6 @@ def test_other_modules_are_refused():
 
 
 def test_what_it_does_not_have_is_named():
-    bsq, vq = {"kind": "bsq", "dim": 6}, {"kind": "vq", "size": 16, "dim": 4}
     for quantizer, option in (
         (Gaussian(4), "gaussian"),
         (FSQ([8, 5], form="paper"), "form='paper'"),
@@ -198,15 +197,15 @@ def test_what_it_does_not_have_is_named():
         (LFQ(6, temperature=0.1), "temperature=0.1"),
         (VQ(16, 4, temperature=0.5), "metric='euclidean'"),
         (VQ(16, 4, codebook="gradient", metric="cosine"), "metric='cosine'"),
-        (Residual({"kind": "fsq", "levels": [5, 5]}, 2), "form='tanh'"),
-        (Residual({"kind": "fsq", "levels": [5, 5], "form": "symmetric"}, 2, shrink=2.0), "shrink=2.0"),
-        (Residual(vq, 3, dropout=0.5), "dropout=0.5"),
-        (Residual({"kind": "ibq", "size": 16, "dim": 4}, 2), "residual of ibq"),
-        (Product([vq, vq | {"size": 8}], 2), "inner of product"),
-        (Product(bsq, 2, shared=True), "product of bsq, shared=True"),
-        (Projected(vq, 8, bias=False), "bias=False"),
-        (Projected(vq, 4), "in_dim=4"),
-        (Projected({"kind": "simvq", "size": 16, "dim": 4}, 8), "projected simvq"),
+        (Residual(FSQ([5, 5]), 2), "form='tanh'"),
+        (Residual(FSQ([5, 5], form="symmetric"), 2, shrink=2.0), "shrink=2.0"),
+        (Residual(VQ(16, 4), 3, dropout=0.5), "dropout=0.5"),
+        (Residual(IBQ(16, 4), 2), "residual of ibq"),
+        (Product([VQ(16, 4), VQ(8, 4)]), "inner of product"),
+        (Product(BSQ(6), 2, shared=True), "product of bsq, shared=True"),
+        (Projected(VQ(16, 4), 8, bias=False), "bias=False"),
+        (Projected(VQ(16, 4), 4), "in_dim=4"),
+        (Projected(SimVQ(16, 4), 8), "projected simvq"),
     ):
         with pytest.raises(ValueError, match=option):
             to_vector_quantize_pytorch(quantizer)
@@ -222,10 +221,9 @@ def test_rows_and_codebooks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"_codebook.embed has rows whose length is off 1 by .*unit vectors"):
         load_vector_quantize_pytorch(VQ(16, 4, metric="cosine"), state)
     state = peer.ResidualVQ(dim=4, codebook_size=16, num_quantizers=2).state_dict()
-    inner = {"kind": "vq", "size": 16, "dim": 4}
-    load_vector_quantize_pytorch(Residual(inner, 2), state)
+    load_vector_quantize_pytorch(Residual(VQ(16, 4), 2), state)
     with pytest.raises(ValueError, match=r"layers.1._codebook.embed differs from layers.0._codebook.embed"):
-        load_vector_quantize_pytorch(Residual(inner, 2, shared=True), state)
+        load_vector_quantize_pytorch(Residual(VQ(16, 4), 2, shared=True), state)
     with pytest.raises(ValueError, match=r"mask is \[1, 2, 4\]: expected \[4, 2, 1\]"):
         load_vector_quantize_pytorch(LFQ(3), {"mask": torch.tensor([1, 2, 4])})
     latent = from_vector_quantize_pytorch(peer.LatentQuantize([5, 4], dim=2))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantizers import MultiScale, Residual
+from quantizers import FSQ, VQ, MultiScale, Residual
 
 LOADER = runpy.run_path(str(Path(__file__).parents[1] / "test_goldens.py"))
 
@@ -14,8 +14,7 @@ LOADER = runpy.run_path(str(Path(__file__).parents[1] / "test_goldens.py"))
 def test_residual_vq():
     facts, arrays = LOADER["golden"]("q_residual_vq")
     f = facts["facts"]["options"]
-    inner = {"kind": "vq", "size": f["codebook_size"], "dim": f["dim"]}
-    residual = Residual(inner, f["num_quantizers"]).eval()
+    residual = Residual(VQ(f["codebook_size"], f["dim"]), f["num_quantizers"]).eval()
     for number, level in enumerate(residual.levels):
         key = f"layers.{number}._codebook.embed"
         level.codebook_KD.copy_(LOADER["fill"](key, (1, f["codebook_size"], f["dim"]), facts["fill_gain"][key])[0])
@@ -29,7 +28,7 @@ def test_residual_vq():
 def test_residual_fsq():
     facts, arrays = LOADER["golden"]("q_residual_fsq")
     levels = facts["facts"]["options"]["levels"]
-    inner = {"kind": "fsq", "levels": levels, "form": "symmetric", "activation": "clamp"}
+    inner = FSQ(levels, form="symmetric", activation="clamp")
     bound = [1 + 1 / (level - 1) for level in levels]
     residual = Residual(inner, facts["facts"]["options"]["num_quantizers"], shrink=levels, soft_clamp=bound).eval()
     z = arrays["n256.input"]
@@ -42,7 +41,7 @@ def test_residual_fsq():
 def quantizer_of_var(facts, scales):
     """The quantizer of the golden VAR tokenizer, with the weights of its fill rule."""
     f = facts["facts"]
-    inner = {"kind": "vq", "size": f["codebook_size"], "dim": f["codebook_dim"], "codebook": "gradient"}
+    inner = VQ(f["codebook_size"], f["codebook_dim"], codebook="gradient")
     quantizer = MultiScale(inner, scales, phi=f["phi"]["count"], phi_ratio=f["phi"]["ratio"]).eval()
     places = {"embedding.weight": "quantizer.codebook_KD"}
     for number in range(f["phi"]["count"]):

@@ -7,10 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quantizers import MultiScale
+from quantizers import BSQ, VQ, Gaussian, MultiScale
 from quantizers.multiscale import phi_index
 
-VQ16 = {"kind": "vq", "size": 16, "dim": 4, "codebook": "gradient"}
+
+def vq16(**changes):
+    return VQ(**{"size": 16, "dim": 4, "codebook": "gradient"} | changes)
 
 
 def fields(batch, seed=0, side=8):
@@ -41,7 +43,7 @@ def errors_of_prefixes(quantizer, z):
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
 def test_it_learns_and_every_scale_is_worth_its_codes(codebook):
     held_out = fields(64, seed=1000)
-    quantizer = MultiScale({**VQ16, "codebook": codebook, "decay": 0.9}, [1, 2, 4, 8], phi=2)
+    quantizer = MultiScale(vq16(codebook=codebook, decay=0.9), [1, 2, 4, 8], phi=2)
     untrained = errors_of_prefixes(quantizer.eval(), held_out)
     errors = errors_of_prefixes(learned(quantizer.train()), held_out)
     assert all(finer < coarser for coarser, finer in pairwise(errors))
@@ -55,13 +57,13 @@ def test_phi_blends_what_interpolation_alone_cannot():
     errors = {}
     for phi in (0, 2):
         torch.manual_seed(0)
-        errors[phi] = errors_of_prefixes(learned(MultiScale(VQ16, [1, 2, 4, 8], phi=phi)), held_out)[-1]
+        errors[phi] = errors_of_prefixes(learned(MultiScale(vq16(), [1, 2, 4, 8], phi=phi)), held_out)[-1]
     assert errors[2] < 0.8 * errors[0]
 
 
 def test_bits_inside_and_no_convolutions_as_in_infinity():
     held_out = fields(64, seed=1000)
-    quantizer = MultiScale({"kind": "bsq", "dim": 4}, [1, 2, 4, 8, 8], phi=0).eval()
+    quantizer = MultiScale(BSQ(4), [1, 2, 4, 8, 8], phi=0).eval()
     codes = quantizer.encode(held_out)
     assert codes.shape == (64, 1 + 4 + 16 + 64 + 64, 1)
     assert len(codes.unique()) == 16
@@ -72,7 +74,7 @@ def test_bits_inside_and_no_convolutions_as_in_infinity():
 @pytest.mark.parametrize("upscale", ["bicubic", "bilinear"])
 def test_it_is_the_formula(upscale):
     scales, side = [(1, 1), (2, 3), (3, 4)], (3, 4)
-    quantizer = MultiScale(VQ16, scales, phi=2, phi_ratio=0.3, upscale=upscale, commitment=0.4).eval()
+    quantizer = MultiScale(vq16(), scales, phi=2, phi_ratio=0.3, upscale=upscale, commitment=0.4).eval()
     z = torch.randn(2, 12, 4)
     f = z.transpose(1, 2).reshape(2, 4, *side)
     left, total, codes, losses = f, torch.zeros_like(f), [], []
@@ -93,7 +95,7 @@ def test_it_is_the_formula(upscale):
 
 
 def test_gradients_reach_the_input_once_and_the_weights_through_the_loss():
-    quantizer = MultiScale({**VQ16, "commitment": 0.0, "revive": 0.0}, [1, 2, 4], phi=1, commitment=0.5)
+    quantizer = MultiScale(vq16(commitment=0.0, revive=0.0), [1, 2, 4], phi=1, commitment=0.5)
     z, weight = torch.randn(2, 16, 4, requires_grad=True), torch.randn(2, 16, 4)
     out = quantizer(z)
     (gradient,) = torch.autograd.grad((out.z_BND * weight).sum(), z, retain_graph=True)
@@ -120,7 +122,7 @@ def test_exact_ties_of_ten_scales_go_up():
 
 
 def test_other_scales_share_the_weights():
-    quantizer = MultiScale(VQ16, [1, 2, 4])
+    quantizer = MultiScale(vq16(), [1, 2, 4])
     other = quantizer.with_scales([[1, 2], [2, 4], [3, 6]])
     assert (other.scales, quantizer.scales) == (((1, 2), (2, 4), (3, 6)), ((1, 1), (2, 2), (4, 4)))
     assert {id(p) for p in other.parameters()} == {id(p) for p in quantizer.parameters()}
@@ -131,7 +133,7 @@ def test_other_scales_share_the_weights():
 
 
 def test_what_the_next_scale_is_fed():
-    quantizer = MultiScale(VQ16, [1, 2, 4]).eval()
+    quantizer = MultiScale(vq16(), [1, 2, 4]).eval()
     codes = quantizer.encode(torch.randn(2, 16, 4))
     with torch.no_grad():
         fed, sums = quantizer.next_scale_inputs(codes), quantizer.running_sums(codes)
@@ -146,7 +148,7 @@ def test_what_the_next_scale_is_fed():
     later[:, 5:] = (later[:, 5:] + 1) % 16
     with torch.no_grad():
         assert torch.equal(quantizer.next_scale_inputs(later), fed)
-    assert MultiScale(VQ16, [2]).next_scale_inputs(torch.zeros(3, 4, 1, dtype=torch.int64)).shape == (3, 0, 4)
+    assert MultiScale(vq16(), [2]).next_scale_inputs(torch.zeros(3, 4, 1, dtype=torch.int64)).shape == (3, 0, 4)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +163,10 @@ def test_what_the_next_scale_is_fed():
         ({"phi_ratio": 1.5}, "phi_ratio=1.5"),
         ({"commitment": -0.1}, "commitment=-0.1"),
         ({"upscale": "nearest"}, "upscale='nearest'"),
-        ({"inner": {"kind": "gaussian", "dim": 4}}, "inner.kind = 'gaussian'"),
-        ({"inner": {"kind": "multiscale", "inner": VQ16, "scales": [1]}}, "inner.kind = 'multiscale'"),
+        ({"inner": Gaussian(4)}, "inner.kind = 'gaussian'"),
+        ({"inner": MultiScale(vq16(), [1])}, "inner.kind = 'multiscale'"),
     ],
 )
 def test_impossible_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        MultiScale(**{"inner": VQ16, "scales": [1, 2]} | change)
+        MultiScale(**{"inner": vq16(), "scales": [1, 2]} | change)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from quantizers import FSQ, VQ, Product
+from quantizers import FSQ, VQ, Gaussian, Product, Residual
 
-VQ16 = {"kind": "vq", "size": 16, "dim": 2, "decay": 0.9}
+
+def vq16():
+    return VQ(16, 2, decay=0.9)
 
 
 def two_mixtures(count, seed=0):
@@ -29,15 +31,15 @@ def error(quantizer, z):
 
 def test_two_small_codebooks_tell_apart_what_one_of_their_size_cannot():
     held_out = two_mixtures(3000, seed=1000)
-    product, whole = learned(Product(VQ16, 2)), learned(VQ(32, 4, decay=0.9))
+    product, whole = learned(Product(vq16(), 2)), learned(VQ(32, 4, decay=0.9))
     assert error(product, held_out) < 0.3 * error(whole, held_out)
     codes = product.encode(held_out)
     assert [len(codes[..., stream].unique()) for stream in (0, 1)] == [16, 16]
 
 
 def test_groups_are_quantized_as_if_alone():
-    product = Product([{"kind": "fsq", "levels": [4, 3]}, {"kind": "vq", "size": 9, "dim": 3}], 2).eval()
-    fsq, vq = FSQ([4, 3]), product.quantizers[1]
+    product = Product([FSQ([4, 3]), VQ(9, 3)]).eval()
+    fsq, vq = product.quantizers
     z = torch.randn(2, 30, 5)
     assert (product.in_dim, product.dim, product.codes) == (5, 5, (12, 9))
     parts = [fsq.encode(z[..., :2]), vq.encode(z[..., 2:])]
@@ -49,7 +51,7 @@ def test_groups_are_quantized_as_if_alone():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_shared_quantizer_sees_the_groups_as_more_positions(masked):
-    product, alone = Product(VQ16, 3, shared=True), VQ(16, 2, decay=0.9)
+    product, alone = Product(vq16(), 3, shared=True), vq16()
     alone.load_state_dict(product.quantizers[0].state_dict())
     z, mask = torch.randn(2, 10, 6), torch.rand(2, 10) < 0.6
     torch.manual_seed(1)
@@ -69,15 +71,15 @@ def test_masked_positions_leave_no_trace_in_any_group():
     states = []
     for fill in (0.0, 50.0):
         torch.manual_seed(1)
-        product = Product(VQ16, 2)
+        product = Product(vq16(), 2)
         out = product(torch.where(mask[..., None], z, fill), mask)
         states.append([*product.state_dict().values(), out.loss, out.z_BND, out.codes_BNS])
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
 def test_codes_can_be_read_off_where_every_part_allows_it():
-    assert Product(VQ16, 2).invertible
-    mixed = Product([VQ16, {"kind": "residual", "inner": VQ16, "depth": 2}], 2)
+    assert Product(vq16(), 2).invertible
+    mixed = Product([vq16(), Residual(vq16(), 2)])
     assert not mixed.invertible
     assert mixed.codes == (16, 16, 16)
 
@@ -86,17 +88,17 @@ def test_codes_can_be_read_off_where_every_part_allows_it():
     ("change", "message"),
     [
         ({"groups": 0}, "groups=0"),
-        ({"inner": [VQ16, VQ16, VQ16]}, "groups=2: inner has 3 quantizers"),
-        ({"inner": [VQ16, VQ16], "shared": True}, "shared=True with 2"),
-        ({"inner": {"kind": "gaussian", "dim": 2}}, "inner.kind = 'gaussian'"),
-        ({"inner": [VQ16, {"kind": "vq", "size": 1, "dim": 2}]}, "size=1"),
+        ({"inner": [vq16(), vq16(), vq16()]}, "groups=2: inner has 3 quantizers"),
+        ({"inner": [vq16(), vq16()], "shared": True}, "shared=True with 2"),
+        ({"inner": Gaussian(2)}, "inner.kind = 'gaussian'"),
+        ({"groups": None}, "groups=None"),
     ],
 )
 def test_impossible_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Product(**{"inner": VQ16, "groups": 2} | change)
+        Product(**{"inner": vq16(), "groups": 2} | change)
 
 
 def test_channels_that_the_groups_do_not_fill_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 3, 5\): product expects \[batch, position, 4\]"):
-        Product(VQ16, 2).encode(torch.zeros(1, 3, 5))
+        Product(vq16(), 2).encode(torch.zeros(1, 3, 5))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from quantizers import VQ, Projected
+from quantizers import FSQ, VQ, Gaussian, Projected
 
-INNER = {"kind": "vq", "size": 64, "dim": 2, "decay": 0.9}
+
+def vq64(dim=2):
+    return VQ(64, dim, decay=0.9)
 
 
 def sheet(count, seed=0):
@@ -34,11 +36,11 @@ def error(quantizer, z):
         return float((quantizer.decode(quantizer.encode(z)) - z).square().mean())
 
 
-@pytest.mark.parametrize("inner", [INNER, {"kind": "fsq", "levels": [8, 8]}], ids=["vq", "fsq"])
+@pytest.mark.parametrize("inner", [vq64, lambda: FSQ([8, 8])], ids=["vq", "fsq"])
 def test_both_maps_learn(inner):
     held_out = sheet(2000, seed=1000)
-    projected = learned(Projected(inner, 16))
-    half = Projected(inner, 16)
+    projected = learned(Projected(inner(), 16))
+    half = Projected(inner(), 16)
     half.project_in.requires_grad_(False)
     learned(half)
     assert error(projected, held_out) < 0.1 * float(held_out.var((0, 1)).mean())
@@ -47,7 +49,7 @@ def test_both_maps_learn(inner):
 
 
 def test_it_is_the_quantizer_inside_between_the_maps():
-    projected = Projected({**INNER, "dim": 3}, 5, norm=True).eval()
+    projected = Projected(vq64(dim=3), 5, norm=True).eval()
     z = torch.randn(2, 7, 5)
     inside = torch.nn.functional.layer_norm(z @ projected.project_in.weight.T + projected.project_in.bias, (3,))
     codes = projected.quantizer.encode(inside)
@@ -62,21 +64,21 @@ def test_it_is_the_quantizer_inside_between_the_maps():
 
 
 def test_decode_is_differentiable_in_the_map_out():
-    projected = Projected(INNER, 5)
+    projected = Projected(vq64(), 5)
     projected.decode(torch.randint(64, (1, 9, 1))).square().mean().backward()
     assert bool(projected.project_out.weight.grad.any())
     assert projected.project_in.weight.grad is None
 
 
 def test_without_bias_there_is_none():
-    assert {name for name, _ in Projected(INNER, 5, bias=False).named_parameters()} == {
+    assert {name for name, _ in Projected(vq64(), 5, bias=False).named_parameters()} == {
         "project_in.weight",
         "project_out.weight",
     }
 
 
 def test_masked_positions_give_zero_although_the_map_out_has_a_bias():
-    projected, mask = Projected(INNER, 5), torch.tensor([[True, False, True]])
+    projected, mask = Projected(vq64(), 5), torch.tensor([[True, False, True]])
     out = projected(torch.randn(1, 3, 5), mask)
     assert not bool(out.z_BND[0, 1].any())
     assert bool(out.z_BND[0, 0].any())
@@ -84,7 +86,7 @@ def test_masked_positions_give_zero_although_the_map_out_has_a_bias():
 
 
 def count_of(vectors):
-    alone = VQ(64, 2, decay=0.9)
+    alone = vq64()
     alone(torch.randn(1, vectors, 2))
     return float(alone.count_K.sum())
 
@@ -94,10 +96,10 @@ def count_of(vectors):
     [
         ({"in_dim": 0}, "in_dim=0"),
         ({"norm": True}, "norm=True: normalising 2 channels"),
-        ({"inner": {"kind": "gaussian", "dim": 2}}, "inner.kind = 'gaussian'"),
-        ({"inner": {"kind": "vq", "size": 64}}, "inner.dim: missing"),
+        ({"inner": Gaussian(2)}, "inner.kind = 'gaussian'"),
+        ({"inner": [vq64()]}, r"inner=\[VQ.*expected a quantizer"),
     ],
 )
 def test_impossible_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Projected(**{"inner": INNER, "in_dim": 5} | change)
+        Projected(**{"inner": vq64(), "in_dim": 5} | change)

@@ -5,9 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from quantizers import FSQ, VQ, Residual
+from quantizers import FSQ, VQ, Gaussian, MultiScale, Product, Projected, Residual
 
-VQ16 = {"kind": "vq", "size": 16, "dim": 4, "decay": 0.9}
+
+def vq16(**changes):
+    return VQ(**{"size": 16, "dim": 4, "decay": 0.9} | changes)
 
 
 def cloud(count, seed=0, dim=4):
@@ -30,7 +32,7 @@ def error(vectors, z):
 
 def test_depth_beats_one_level_of_the_same_size_and_every_prefix_is_coarser():
     held_out = cloud(3000, seed=1000)
-    deep, one = learned(Residual(VQ16, 4)), learned(VQ(16, 4, decay=0.9))
+    deep, one = learned(Residual(vq16(), 4)), learned(VQ(16, 4, decay=0.9))
     codes = deep.encode(held_out)
     prefixes = [error(deep.decode_prefix(codes[..., :levels]), held_out) for levels in range(5)]
     assert all(finer < 0.8 * coarser for coarser, finer in pairwise(prefixes))
@@ -43,7 +45,7 @@ def test_depth_beats_one_level_of_the_same_size_and_every_prefix_is_coarser():
 
 def test_a_shared_codebook_is_one_codebook_and_still_gains_from_depth():
     held_out = cloud(3000, seed=1000)
-    shared = learned(Residual({**VQ16, "size": 64}, 3, shared=True))
+    shared = learned(Residual(vq16(size=64), 3, shared=True))
     assert set(shared.state_dict()) == {f"quantizers.0.{name}" for name in ("codebook_KD", "sum_KD", "count_K")}
     assert len({id(level) for level in shared.levels}) == 1
     codes = shared.encode(held_out)
@@ -55,15 +57,15 @@ def test_a_shared_codebook_is_one_codebook_and_still_gains_from_depth():
 @pytest.mark.parametrize(
     "inner",
     [
-        VQ16,
-        [VQ16, {"kind": "vq", "size": 9, "dim": 4, "commitment": 1.0, "estimator": "rotation"}],
-        {**VQ16, "codebook": "gradient"},
-        {**VQ16, "codebook": "gradient", "estimator": "diveq"},
-        {**VQ16, "codebook": "gradient", "orthogonal": 0.5},
+        lambda: vq16(),
+        lambda: [vq16(), VQ(9, 4, commitment=1.0, estimator="rotation")],
+        lambda: vq16(codebook="gradient"),
+        lambda: vq16(codebook="gradient", estimator="diveq"),
+        lambda: vq16(codebook="gradient", orthogonal=0.5),
     ],
 )
 def test_one_search_of_all_levels_equals_level_by_level(inner, masked, monkeypatch):
-    residual = learned(Residual(inner, 2), batches=5)
+    residual = learned(Residual(inner(), 2), batches=5)
     z, mask = cloud(128, seed=7).view(4, 32, 4), torch.rand(4, 32) < 0.7 if masked else None
     fast, slow = [], []
     for results, level_by_level in ((fast, False), (slow, True)):
@@ -81,8 +83,7 @@ def test_one_search_of_all_levels_equals_level_by_level(inner, masked, monkeypat
 
 
 def test_levels_see_what_is_left_times_the_shrink():
-    fsq = {"kind": "fsq", "levels": [5, 3]}
-    residual = Residual(fsq, 3, shrink=[4.0, 2.0], soft_clamp=1.5).eval()
+    residual = Residual(FSQ([5, 3]), 3, shrink=[4.0, 2.0], soft_clamp=1.5).eval()
     z = torch.randn(2, 50, 2)
     left = 1.5 * torch.tanh(z / 1.5)
     total, codes, level = torch.zeros_like(z), [], FSQ([5, 3])
@@ -98,26 +99,25 @@ def test_levels_see_what_is_left_times_the_shrink():
 
 def test_without_shrink_later_levels_of_a_fixed_range_add_nothing():
     z = torch.rand(1, 500, 2) * 2 - 1
-    fsq = {"kind": "fsq", "levels": [5, 5], "form": "symmetric", "activation": "clamp"}
     errors = {}
     for shrink in (None, 4.0):
-        residual = Residual(fsq, 3, shrink=shrink).eval()
+        residual = Residual(FSQ([5, 5], form="symmetric", activation="clamp"), 3, shrink=shrink).eval()
         errors[shrink] = error(residual.decode(residual.encode(z)), z)
-    one = FSQ([5, 5], form="symmetric", activation="clamp")
+    one = residual.levels[0]
     assert errors[None] == pytest.approx(error(one.decode(one.encode(z)), z), rel=1e-4)
     assert errors[4.0] < 0.02 * errors[None]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 1.0])
 def test_the_gradient_passes_once_whatever_the_depth(dropout):
-    residual = Residual(VQ16, 5, dropout=dropout)
+    residual = Residual(vq16(), 5, dropout=dropout)
     z, weight = torch.randn(6, 10, 4, requires_grad=True), torch.randn(6, 10, 4)
     (gradient,) = torch.autograd.grad((residual(z).z_BND * weight).sum(), z)
     torch.testing.assert_close(gradient, weight)
 
 
 def test_the_loss_of_every_level_reaches_the_input():
-    residual = Residual({**VQ16, "commitment": 0.5}, 3).eval()
+    residual = Residual(vq16(commitment=0.5), 3).eval()
     z = torch.randn(2, 5, 4, requires_grad=True)
     out = residual(z)
     prefixes = [residual.decode_prefix(out.codes_BNS[..., :levels]) for levels in (1, 2, 3)]
@@ -127,15 +127,14 @@ def test_the_loss_of_every_level_reaches_the_input():
 
 
 def test_projections_inside_the_levels_learn():
-    inner = {"kind": "projected", "inner": {"kind": "vq", "size": 16, "dim": 2}, "in_dim": 4}
-    residual = Residual(inner, 3)
+    residual = Residual(Projected(VQ(16, 2), 4), 3)
     out = residual(torch.randn(4, 32, 4))
     out.z_BND.square().mean().backward()
     assert all(bool(parameter.grad.any()) for parameter in residual.parameters())
 
 
 def test_dropped_levels_give_no_vector_no_loss_and_no_statistics():
-    residual, z = Residual({**VQ16, "revive": 0.0}, 4, dropout=1.0), torch.randn(64, 10, 4)
+    residual, z = Residual(vq16(revive=0.0), 4, dropout=1.0), torch.randn(64, 10, 4)
     before = [level.decode(torch.arange(16).view(1, 16, 1))[0] for level in residual.levels]
     out = residual(z)
     gained = torch.tensor([float(level.count_K.sum()) / (1 - 0.9) / 10 for level in residual.levels])
@@ -155,7 +154,7 @@ def test_dropped_levels_give_no_vector_no_loss_and_no_statistics():
 
 
 def test_half_of_the_samples_keep_all_levels_and_evaluation_keeps_them_always():
-    residual, z = Residual(VQ16, 4, dropout=0.5), torch.randn(2000, 1, 4)
+    residual, z = Residual(vq16(), 4, dropout=0.5), torch.randn(2000, 1, 4)
     residual(z)
     share = (residual(z).codes_BNS[..., 3] != 0).float().mean()
     assert float(share) == pytest.approx((0.5 + 0.5 / 4) * 15 / 16, abs=0.06)
@@ -173,7 +172,7 @@ def codec(dropout):
     torch.manual_seed(0)
     encoder = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 3))
     decoder = torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
-    residual = Residual({"kind": "fsq", "levels": [3, 3, 3], "form": "symmetric"}, 4, dropout=dropout, shrink=2.0)
+    residual = Residual(FSQ([3, 3, 3], form="symmetric"), 4, dropout=dropout, shrink=2.0)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 5e-3)
     for seed in range(200):
         x = waves(256, seed).view(64, 4, 8)
@@ -194,8 +193,7 @@ def test_dropout_makes_short_prefixes_decode_better():
 
 
 def test_a_prefix_that_ends_inside_a_level_is_refused():
-    pair = {"kind": "product", "inner": {"kind": "vq", "size": 8, "dim": 2}, "groups": 2}
-    residual = Residual(pair, 3).eval()
+    residual = Residual(Product(VQ(8, 2), 2), 3).eval()
     codes = residual.encode(torch.randn(2, 5, 4))
     assert torch.equal(residual.decode_prefix(codes), residual.decode(codes))
     assert not bool(residual.decode_prefix(codes[..., :0]).any())
@@ -213,16 +211,20 @@ def test_a_prefix_that_ends_inside_a_level_is_refused():
         ({"shrink": [2.0, 2.0]}, r"shrink=\[2.0, 2.0\].*4 channels"),
         ({"shrink": 0}, "shrink=0: expected a positive"),
         ({"soft_clamp": -1.0}, "soft_clamp=-1.0"),
-        ({"inner": {"kind": "gaussian", "dim": 4}}, "inner.kind = 'gaussian'"),
-        ({"inner": {"kind": "multiscale", "inner": VQ16, "scales": [1, 2]}}, "inner.kind = 'multiscale'"),
-        ({"inner": {"kind": "vqq"}}, r"inner.kind = 'vqq': expected one of"),
+        ({"depth": None}, "depth=None"),
+        ({"inner": [], "depth": None}, "depth=0"),
+        ({"inner": Gaussian(4)}, "inner.kind = 'gaussian'"),
+        ({"inner": [vq16(), Gaussian(4)]}, r"inner\[1\].kind = 'gaussian'"),
+        ({"inner": MultiScale(vq16(), [1, 2])}, "inner.kind = 'multiscale'"),
         ({"inner": "vq"}, "inner='vq'"),
-        ({"inner": [VQ16]}, "depth=2: inner has 1 quantizers"),
-        ({"inner": [VQ16, {"kind": "vq", "size": 4, "dim": 3}]}, r"\[3, 4\] channels"),
-        ({"inner": [VQ16, {"kind": "vq", "size": 4}]}, r"inner\[1\].dim: missing"),
-        ({"inner": [VQ16, VQ16], "shared": True}, "shared=True with 2 inner quantizers"),
+        ({"inner": {"kind": "vq", "size": 16, "dim": 4}}, r"inner=\{'kind': 'vq'.*expected a quantizer"),
+        ({"inner": [{"kind": "vq"}, vq16()]}, r"inner\[0\]=\{'kind': 'vq'\}.*quantizers.build"),
+        ({"inner": [vq16()]}, "depth=2: inner has 1 quantizers"),
+        ({"inner": [vq16(), VQ(4, 3)]}, r"\[3, 4\] channels"),
+        ({"inner": [vq16(), vq16()], "shared": True}, "shared=True with 2 inner quantizers"),
+        ({"inner": [vq16()] * 2}, r"one quantizer twice.*shared=True"),
     ],
 )
 def test_impossible_options_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        Residual(**{"inner": VQ16, "depth": 2} | change)
+        Residual(**{"inner": vq16(), "depth": 2} | change)

@@ -85,7 +85,7 @@ def test_a_process_that_quantizes_does_not_import_what_compiles():
     code = """
 import sys, torch
 from quantizers import FSQ, LFQ, VQ, Residual
-for quantizer in (FSQ(), LFQ(4), VQ(16, 4), Residual({"kind": "vq", "size": 16, "dim": 4}, 2)):
+for quantizer in (FSQ(), LFQ(4), VQ(16, 4), Residual(VQ(16, 4), 2)):
     quantizer.eval()(torch.zeros(1, 2, 4))
 assert "torch._dynamo" not in sys.modules
 same = torch.library.custom_op("test::same", torch.Tensor.clone, mutates_args=(), schema="(Tensor x) -> Tensor")
