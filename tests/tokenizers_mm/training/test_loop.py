@@ -99,7 +99,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_train as t
+import test_loop as t
 
 def picture():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -308,7 +308,7 @@ import os, sys
 from pathlib import Path
 from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
-import test_train as t
+import test_loop as t
 
 folder = Path(sys.argv[2])
 objective = t.objective_of(t.FSQ)

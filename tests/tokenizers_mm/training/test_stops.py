@@ -374,7 +374,7 @@ TWO_PROCESSES = """
 import os, resource, signal, sys, warnings
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_train_stops as t
+import test_stops as t
 
 images, folder, second = Path(sys.argv[2]), Path(sys.argv[3]), os.environ["RANK"] == "1"
 source, config = t.ImageFolder(images, 16), t.replace(t.CONFIG, checkpoint_every=4)
