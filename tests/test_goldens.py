@@ -270,7 +270,7 @@ FAMILY = {
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_family_is_the_one_it_comes_from(name, loaded):
-    assert loaded(name).origin.family == FAMILY[name]
+    assert loaded(name).provenance.family == FAMILY[name]
 
 
 def test_wrong_weights_are_noticed(loaded):

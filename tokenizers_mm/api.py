@@ -20,22 +20,9 @@ from torch import Tensor
 
 from quantizers.base import Quantized, Quantizer
 
-__all__ = ["Batch", "Generator", "Order", "Quantized", "Quantizer", "TokenSpec", "Tokenizer", "Tokens"]
+__all__ = ["Batch", "Generator", "Grid", "Layout", "Quantized", "Quantizer", "TokenSpec", "Tokenizer", "Tokens"]
 
-Order = Literal["raster", "sequence", "nested", "scales"]
-Grid = tuple[int, ...] | tuple[tuple[int, int], ...]
-
-
-def _as_grid(grid: Sequence[Any]) -> Grid:
-    """Lists (as JSON gives them) become tuples."""
-    if any(isinstance(side, Sequence) for side in grid):
-        return tuple((int(h), int(w)) for h, w in grid)
-    return tuple(int(side) for side in grid)
-
-
-def _sides(grid: Sequence[Any]) -> list[tuple[int, ...]]:
-    """The sides of every scale; a single-scale grid has one."""
-    return list(grid) if grid and isinstance(grid[0], tuple) else [tuple(grid)] if grid else []
+Layout = Literal["raster", "sequence", "nested", "scales", "parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +30,18 @@ class TokenSpec:
     """Geometry and vocabulary of one image's tokens; stated here once and never repeated downstream.
 
     image_size  (height, width) in pixels that the grid belongs to
-    grid        (h, w) positions in raster order, (n,) a sequence, or ((h1, w1), (h2, w2), ...) from coarse to fine
+    grid        (h, w) positions in raster order, (n,) a sequence, or ((h1, w1), (h2, w2), ...), one grid after another
     dim         channels D of one position's vector (what `Tokenizer.embed` returns)
     codes       vocabulary of each of the S streams; empty means continuous latents
-    order       how positions follow each other: raster, sequence, nested (any prefix decodes) or scales
+    layout      what positions are: raster (h, w); sequence (n,); nested, a sequence of which any prefix decodes;
+                scales, grids of one image from coarse to fine; parts, grids none of which is a coarser other
     """
 
     image_size: tuple[int, int]
     grid: Grid
     dim: int
     codes: tuple[int, ...] = ()
-    order: Order = "raster"
+    layout: Layout = "raster"
 
     def __post_init__(self) -> None:
         """Normalise lists (as JSON gives them) to tuples and refuse impossible geometry."""

@@ -91,7 +91,7 @@ def introduce(source: TokenizerSource, name: str) -> Contestant:
         raise ValueError(
             f"{text_of(source)}: takes images of {model.spec.image_size} only; a comparison is on square ones"
         )
-    origin = getattr(model, "origin", None)
+    provenance = getattr(model, "provenance", None)
     return Contestant(
         source=text_of(source),
         name=name,
@@ -102,7 +102,7 @@ def introduce(source: TokenizerSource, name: str) -> Contestant:
         downsampling=downsampling_of(model),
         encode_only=tower or _only_encodes(model),
         fingerprint=fingerprint_of(model),
-        licence="" if origin is None else origin.licence_weights,
+        licence="" if provenance is None else provenance.licence_weights,
     )
 
 

@@ -58,17 +58,18 @@ def _opened(source: str, assign: list[str], given: dict[str, Any]) -> Model:
 
 def describe(tokenizer: Model) -> str:
     """Family, licence, tokens and what was left aside, a line each."""
-    spec, origin = tokenizer.spec, tokenizer.origin
+    spec, provenance = tokenizer.spec, tokenizer.provenance
     tokens = f"codes of {' x '.join(map(str, dict.fromkeys(spec.codes)))}" if spec.discrete else f"{spec.dim} channels"
     lines = [
         f"{sum(v.numel() for v in tokenizer.state_dict().values()) / 1e6:.1f} M parameters; an image of "
         f"{spec.image_size[0]} x {spec.image_size[1]} becomes {spec.length} positions: {tokens}"
     ]
-    if origin is not None:
-        lines.insert(0, f"{origin.family} from {origin.source}" + (f" at {origin.commit}" if origin.commit else ""))
-        lines.append(f"licence of the code: {origin.licence_code}; of the weights: {origin.licence_weights}")
-        if origin.ignored:
-            lines.append(f"not needed: {', '.join(origin.ignored)}")
+    if provenance is not None:
+        commit = f" at {provenance.commit}" if provenance.commit else ""
+        lines.insert(0, f"{provenance.family} from {provenance.source}{commit}")
+        lines.append(f"licence of the code: {provenance.licence_code}; of the weights: {provenance.licence_weights}")
+        if provenance.ignored:
+            lines.append(f"not needed: {', '.join(provenance.ignored)}")
     return "\n".join(lines)
 
 

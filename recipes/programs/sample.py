@@ -78,7 +78,7 @@ def open_pair(
     record = Path(name) / TOKENIZER_FILE
     learned = record.read_text().strip() if record.exists() else None
     if learned is not None and learned != fingerprint_of(codec):
-        if not hasattr(codec, "origin"):  # a class of somebody else's, known by its state
+        if not hasattr(codec, "provenance"):  # a class of somebody else's, known by its state
             remedy += ", or give its class a `fingerprint` where its state changes and its tokens do not"
         raise ValueError(
             f"{name} learned the tokens of tokenizer {learned}, but {source} is tokenizer {fingerprint_of(codec)}: "

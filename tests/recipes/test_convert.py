@@ -47,7 +47,7 @@ def test_to_a_folder_of_ours(public, tmp_path):
     assert "4 channels" in said
     again = load(tmp_path / "ours")
     assert torch.equal(again.encode(IMAGE).data, model.encode(IMAGE).data)
-    assert again.origin.family == "ldm_kl"
+    assert again.provenance.family == "ldm_kl"
     assert "ldm_kl" in (tmp_path / "ours" / "README.md").read_text()
 
 
@@ -62,7 +62,7 @@ def test_to_diffusers(public, tmp_path):
     ours = model.encode(IMAGE).data.transpose(1, 2).unflatten(2, (4, 4))
     assert torch.allclose(theirs, ours, atol=1e-5)
     tmm("convert", tmp_path / "theirs", "--out", tmp_path / "back")
-    assert load(tmp_path / "back").origin.family == "sd"
+    assert load(tmp_path / "back").provenance.family == "sd"
 
 
 def test_options_and_their_mistakes(public, tmp_path):

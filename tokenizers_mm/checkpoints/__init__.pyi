@@ -17,4 +17,4 @@ from tokenizers_mm.checkpoints.source import (
 )
 from tokenizers_mm.saving.folder import fingerprint as fingerprint, save as save
 from tokenizers_mm.weights.errors import CheckpointError as CheckpointError
-from tokenizers_mm.weights.provenance import Origin as Origin
+from tokenizers_mm.weights.provenance import Provenance as Provenance

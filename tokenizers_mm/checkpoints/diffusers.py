@@ -20,7 +20,7 @@ from tokenizers_mm.checkpoints.recognise import Reading
 from tokenizers_mm.checkpoints.structure import facts_of
 from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.models.assemble import assemble
-from tokenizers_mm.weights import CheckpointError, Origin
+from tokenizers_mm.weights import CheckpointError, Provenance
 
 # Classes with a body of their own, and the row of the table that they belong to.
 _BODIES = {
@@ -91,7 +91,7 @@ def from_diffusers(vae: nn.Module) -> Autoencoder:
     if reading.statistics is not None:
         model.set_statistics(*reading.statistics)
     row, source = reading.family, str(config.get("_name_or_path") or f"an object of diffusers' {name}")
-    model.origin = Origin(row.name, source, None, row.code_licence, row.weights_licence, reading.ignored)
+    model.provenance = Provenance(row.name, source, None, row.code_licence, row.weights_licence, reading.ignored)
     return model
 
 

@@ -13,7 +13,7 @@ from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models import Autoencoder, AutoencoderConfig, Fused, How, config_dict
 from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
-from tokenizers_mm.weights import CheckpointError, Origin, check_keys, some
+from tokenizers_mm.weights import CheckpointError, Provenance, check_keys, some
 
 __all__ = ["KINDS", "Model", "describe", "identity", "kind_of", "rebuild"]
 
@@ -27,7 +27,7 @@ class Half:
 
     kind: str
     model: dict[str, Any]
-    origin: Origin | None = None
+    origin: Provenance | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,8 @@ def describe(model: Model) -> dict[str, Any]:
     """JSON-able: kind, options, and origin where there is one."""
     kind = kind_of(model)
     found: dict[str, Any] = {"kind": kind, "model": KINDS[kind].options(model)}
-    if model.origin is not None:
-        found["origin"] = asdict(model.origin)
+    if model.provenance is not None:
+        found["origin"] = asdict(model.provenance)
     return found
 
 
@@ -140,7 +140,7 @@ def _rebuild_fused(options: Any, state: State, where: str, weights: str) -> Fuse
         half: Half = getattr(config, name)
         part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         halves[name] = rebuild(half.kind, half.model, part, where=f"{where}.{name}", weights=f"{weights}, {name} half")
-        halves[name].origin = half.origin
+        halves[name].provenance = half.origin
     try:
         model = Fused(halves["semantic"], halves["perceptual"], config.how)
     except ValueError as error:

@@ -21,7 +21,7 @@ from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.saving import folder as native
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
-from tokenizers_mm.weights import TOWERS, CheckpointError, Origin, files
+from tokenizers_mm.weights import TOWERS, CheckpointError, Provenance, files
 
 
 def load(
@@ -35,7 +35,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
-    """Load a tokenizer, in eval mode; what was read and under which licence is in its `origin`.
+    """Load a tokenizer, in eval mode; what was read and under which licence is in its `provenance`.
 
     source    a folder that `save` wrote, or the run folder of a finished training; a folder in diffusers' layout (or a
               pipeline that has one in vae/); a weights file of any known family, recognised by key names and shapes; a
@@ -79,8 +79,8 @@ def load(
         if not isinstance(model, Autoencoder):
             raise CheckpointError(f"{source}: stats={stats} is for autoencoders, and this is a {type(model).__name__}")
         model = read_statistics(Path(stats), model)
-    if model.origin is not None and commit is not None:
-        model.origin = Origin(**{**vars(model.origin), "source": str(source), "commit": commit})
+    if model.provenance is not None and commit is not None:
+        model.provenance = Provenance(**{**vars(model.provenance), "source": str(source), "commit": commit})
     return model.to(dtype)
 
 
@@ -94,7 +94,7 @@ def _tower(name: str, config: Mapping[str, Any] | None, **given: object) -> Towe
         raise CheckpointError(str(error)) from error
     library = name.partition(":")[0]
     about = getattr(getattr(tower.network, "model", None), "pretrained_cfg", None) or {}
-    tower.origin = Origin(library, name, None, TOWERS[library], about.get("license") or "not stated")
+    tower.provenance = Provenance(library, name, None, TOWERS[library], about.get("license") or "not stated")
     return tower
 
 
@@ -151,8 +151,8 @@ def _assembled(read: Reading, path: Path, config: Mapping[str, Any] | None) -> A
     if read.statistics is not None and not model.spec.discrete:
         model.set_statistics(*read.statistics)
     row = read.family
-    # The file's name alone: origins are published with the tokenizer, and folders are nobody's business.
-    model.origin = Origin(row.name, path.name, None, row.code_licence, row.weights_licence, read.ignored)
+    # The file's name alone: sources are published with the tokenizer, and folders are nobody's business.
+    model.provenance = Provenance(row.name, path.name, None, row.code_licence, row.weights_licence, read.ignored)
     if row.restricted:
         warnings.warn(f"{row.title}: licence of the weights: {row.weights_licence}", stacklevel=5)
     return model

@@ -57,5 +57,5 @@ def _per_position(model: Autoencoder, positions: int, path: Path) -> Autoencoder
     parse(AutoencoderConfig, options, str(path))
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("latent_")}
     wider = assemble(options, state, path)
-    wider.origin = model.origin
+    wider.provenance = model.provenance
     return wider

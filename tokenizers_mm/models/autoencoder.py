@@ -32,7 +32,7 @@ class Autoencoder(nn.Module, HubMixin):
     """A `Tokenizer` made of parts that are already built; see `build_autoencoder` for the usual way to get one.
 
     Continuous latents leave `encode` with zero mean and unit variance: `calibrate` measures the statistics, or
-    `set_statistics` takes known ones; they are saved with the weights. `origin` says where public weights came from.
+    `set_statistics` takes known ones; they are saved with the weights. `provenance` says where public ones are from.
     Nets may be bfloat16 or float16 (`.to`): what decides about codes, the bottleneck and the statistics of latents,
     stays float32, as images and tokens do, and a net whose float16 activations overflow is run again in float32.
     """

@@ -19,7 +19,7 @@ from tokenizers_mm.config import parse
 from tokenizers_mm.runtime import local_path, separate
 from tokenizers_mm.runtime.writing import writing
 from tokenizers_mm.saving.card import is_generated, model_card
-from tokenizers_mm.weights import CheckpointError, Origin, some
+from tokenizers_mm.weights import CheckpointError, Provenance, some
 
 FORMAT = "tokenizers-mm/1"
 _CARD = "README.md"
@@ -69,7 +69,7 @@ def load(folder: Path | str) -> Model:
     where, weights = str(folder / "config.json"), f"{path} does not fit its config.json"
     tokenizer = rebuild(config["kind"], config.get("model"), state, where=where, weights=weights)
     if config.get("origin") is not None:
-        tokenizer.origin = parse(Origin, config["origin"], f"{where}.origin")
+        tokenizer.provenance = parse(Provenance, config["origin"], f"{where}.origin")
     return tokenizer
 
 

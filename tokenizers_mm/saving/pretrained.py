@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from tokenizers_mm.checkpoints import Model
-    from tokenizers_mm.weights import Origin
+    from tokenizers_mm.weights import Provenance
 
 LIBRARY = "tokenizers-mm"
 TAGS = ("image-tokenizer",)
@@ -27,13 +27,13 @@ _SETTINGS = {
 
 
 class HubMixin:
-    """Base of what can be shared; needs nothing of the constructor, and stores nothing but `origin`.
+    """Base of what can be shared; needs nothing of the constructor, and stores nothing but `provenance`.
 
     `ModelHubMixin` itself would unlink an old config.json before it asks whether the folder is ours, and parse a
     config.json before our loader can say what is wrong with it; only its upload is taken over.
     """
 
-    origin: Origin | None = None
+    provenance: Provenance | None = None
 
     def save_pretrained(
         self,

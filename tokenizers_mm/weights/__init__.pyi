@@ -7,7 +7,7 @@ from tokenizers_mm.weights.network_names import (
     check_perceptual as check_perceptual,
     check_tower as check_tower,
 )
-from tokenizers_mm.weights.provenance import Origin as Origin
+from tokenizers_mm.weights.provenance import Provenance as Provenance
 from tokenizers_mm.weights.state_dict import (
     check_keys as check_keys,
     file_sha256 as file_sha256,

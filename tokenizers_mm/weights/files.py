@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from tokenizers_mm.checkpoints import WEIGHTS
-from tokenizers_mm.weights import safe_pickles as stand_ins
+from tokenizers_mm.weights import safe_pickles
 from tokenizers_mm.weights.errors import CheckpointError
 
 # How diffusers and transformers call a folder's one model, best first.
@@ -54,7 +54,7 @@ def read(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
     """The tensors in `path` (a file, a shard index, or a folder for `find`), on the CPU.
 
     Flat for safetensors. A pickle keeps its nested dictionaries (`{"state_dict": {...}, "epoch": 3}`) and whatever else
-    they hold, inert (`stand_ins`), less the entries whose key is no string. `wanted` selects tensors by full name,
+    they hold, inert (`safe_pickles`), less the entries whose key is no string. `wanted` selects tensors by full name,
     dictionaries joined by dots: other tensors are left out and shards without any are not opened; no match is no error.
     Raises `CheckpointError` naming the file, what it is, what was expected and what to do.
     """
@@ -174,7 +174,7 @@ def _read_file(path: Path, kind: _Format, wanted: Wanted | None) -> dict[str, An
     if kind == "torch zip":
         with zipfile.ZipFile(path) as archive:  # torch maps compressed members as if they were not
             mapped = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
-    tree = stand_ins.load(path, mmap=mapped)
+    tree = safe_pickles.load(path, mmap=mapped)
     if not isinstance(tree, dict):
         raise CheckpointError(
             f"{path}: holds a {type(tree).__name__}; expected a dictionary of tensors; save state_dict()"

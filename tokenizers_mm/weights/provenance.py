@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Source and licences of public weights.
 
     family           name of the kind of checkpoint, e.g. "flux-vae"

@@ -365,13 +365,13 @@ def test_weights_without_memory_or_quantized_are_refused():
 
 
 def test_origin_is_known_as_far_as_the_object_says():
-    origin = from_diffusers(live("flux")).origin
-    assert (origin.source, origin.commit) == ("an object of diffusers' AutoencoderKL", None)
-    assert origin.family == "ldm_kl"  # the factor of flux1, but not its net: no licence is claimed
-    assert origin.licence_weights == "not stated"
-    assert from_diffusers(live("vq")).origin.family == "diffusers_vq"
-    assert from_diffusers(live("dc")).origin.family == "dc_ae"
-    assert from_diffusers(live("wan")).origin.ignored == ("*.time_conv.* (4)",)
+    provenance = from_diffusers(live("flux")).provenance
+    assert (provenance.source, provenance.commit) == ("an object of diffusers' AutoencoderKL", None)
+    assert provenance.family == "ldm_kl"  # the factor of flux1, but not its net: no licence is claimed
+    assert provenance.licence_weights == "not stated"
+    assert from_diffusers(live("vq")).provenance.family == "diffusers_vq"
+    assert from_diffusers(live("dc")).provenance.family == "dc_ae"
+    assert from_diffusers(live("wan")).provenance.ignored == ("*.time_conv.* (4)",)
 
 
 def test_the_family_needs_the_published_factor():
@@ -379,7 +379,7 @@ def test_the_family_needs_the_published_factor():
     net |= {"down_block_types": DOWN[:1] * 4, "up_block_types": UP[:1] * 4}
     for factor, family in ((0.18215, "sd"), (0.13025, "sdxl"), (0.5, "ldm_kl")):
         vae = theirs.AutoencoderKL(**net, scaling_factor=factor)
-        assert from_diffusers(vae).origin.family == family
+        assert from_diffusers(vae).provenance.family == family
 
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1)
@@ -517,7 +517,7 @@ def test_a_wrapped_tokenizer_saves_in_our_format_too(tmp_path):
         native.save(tokenizer, tmp_path / "ours")
         again = native.load(tmp_path / "ours")
         assert fingerprint(again) == fingerprint(tokenizer)
-        assert again.origin == tokenizer.origin
+        assert again.provenance == tokenizer.provenance
 
 
 def test_low_precision_is_written_as_it_is(tmp_path):

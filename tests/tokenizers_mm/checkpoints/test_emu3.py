@@ -136,7 +136,7 @@ def test_movq_from_a_folder_and_from_a_live_object(tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     loaded, wrapped = load(tmp_path / "theirs"), from_diffusers(theirs)
     for ours in (loaded, wrapped):
-        assert ours.origin.family == "movq"
+        assert ours.provenance.family == "movq"
         assert ours.spec.image_size == (64, 64)
     image = torch.rand(1, 3, 16, 16) * 2 - 1
     assert torch.equal(loaded.decode(loaded.encode(image)), wrapped.decode(wrapped.encode(image)))

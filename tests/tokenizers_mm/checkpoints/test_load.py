@@ -56,14 +56,14 @@ def test_a_file_gives_the_tokenizer_it_came_from(file):
     assert again.config.net == model.config.net
     assert torch.equal(again.encode(IMAGE).data, model.encode(IMAGE).data)
     assert torch.equal(again.decode(again.encode(IMAGE)), model.decode(model.encode(IMAGE)))
-    assert again.origin.source == path.name
+    assert again.provenance.source == path.name
 
 
 def test_file_names_say_nothing(file, tmp_path):
     path, _ = file
     other = tmp_path / "vq_ds16_c2i.pt"  # a name of another family, and of another format
     other.write_bytes(path.read_bytes())
-    assert quietly(other).origin.family == quietly(path).origin.family == "ldm_kl"
+    assert quietly(other).provenance.family == quietly(path).provenance.family == "ldm_kl"
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "first_stage_model.", "a.b.vae."])
@@ -76,7 +76,7 @@ def test_wrappers_and_prefixes(tmp_path, prefix, wrapper):
     torch.save(tree, tmp_path / "file.ckpt")
     again = quietly(tmp_path / "file.ckpt")
     assert torch.equal(again.encode(IMAGE).data, model.encode(IMAGE).data)
-    assert again.origin.ignored == ("text_model.* (1)",)
+    assert again.provenance.ignored == ("text_model.* (1)",)
 
 
 def test_moving_averages_are_a_choice(tmp_path):
@@ -93,7 +93,7 @@ def test_losses_and_teachers_are_left_aside_and_listed(tmp_path):
         "colorize": torch.ones(1),
     }
     save_file(public(model_of()) | extra, tmp_path / "trained.safetensors")
-    assert quietly(tmp_path / "trained.safetensors").origin.ignored == ("colorize (1)", "loss.* (2)")
+    assert quietly(tmp_path / "trained.safetensors").provenance.ignored == ("colorize (1)", "loss.* (2)")
 
 
 def test_a_rival_with_another_scale_is_named(tmp_path):
@@ -106,7 +106,7 @@ def test_a_rival_with_another_scale_is_named(tmp_path):
         chosen = load(tmp_path / "vae.safetensors", family="sdxl")
     assert len(said) == 1
     assert chosen.latent_std_D.tolist() == pytest.approx([1 / 0.13025] * 4)
-    assert chosen.origin.family == "sdxl"
+    assert chosen.provenance.family == "sdxl"
     mean = model.posterior(IMAGE)[0]
     assert torch.allclose(model.encode(IMAGE).data, mean * 0.18215, rtol=1e-6)
 
@@ -131,7 +131,7 @@ def test_a_licence_that_restricts_use_is_shown(tmp_path):
     net = ConvConfig(channels=32, multipliers=(1, 1, 2, 2, 4))
     save_file(public(model_of(VQ, net)), tmp_path / "vqgan.safetensors")
     with pytest.warns(UserWarning, match="Chameleon.*licence of the weights: .*no commercial"):
-        assert load(tmp_path / "vqgan.safetensors").origin.family == "chameleon"
+        assert load(tmp_path / "vqgan.safetensors").provenance.family == "chameleon"
     assert {row.name for row in FAMILIES if row.restricted} == {"sd", "sdxl", "sd3", "chameleon", "janus"}
 
 
@@ -562,9 +562,9 @@ def test_a_bare_file_and_a_folder_of_another_body(tmp_path, make, family):
     save_file(theirs.state_dict(), tmp_path / "bare.safetensors")
     for name in ("folder", "bare.safetensors"):
         model = quietly(tmp_path / name)
-        assert model.origin.family == family
+        assert model.provenance.family == family
         z_BND = model.encode(image).data * model.latent_std_D + model.latent_mean_D
         error = (z_BND - wanted_BDhw.flatten(2).transpose(1, 2)).abs().max() / wanted_BDhw.abs().max()
         assert error < 2e-5
-        assert any("time_conv" in pattern for pattern in model.origin.ignored) == (family == "qwen_image")
+        assert any("time_conv" in pattern for pattern in model.provenance.ignored) == (family == "qwen_image")
     assert quietly(tmp_path / "folder").latent_std_D[0] == pytest.approx(4.0 if family == "dc_ae" else 2.8184)

@@ -14,13 +14,13 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder, fingerprint
-from tokenizers_mm.checkpoints import CheckpointError, Origin
+from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving import download as hub
 from tokenizers_mm.saving.card import is_generated, model_card
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
-ORIGIN = Origin("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0", ("loss.* (3)",))
+PROVENANCE = Provenance("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0", ("loss.* (3)",))
 
 
 def model_of(kind="gaussian", **options):
@@ -115,7 +115,7 @@ def test_metadata_without_an_origin():
 )
 def test_licences(licence, expected):
     model = model_of()
-    model.origin = replace(ORIGIN, licence_weights=licence)
+    model.provenance = replace(PROVENANCE, licence_weights=licence)
     data = metadata(model_card(model))
     assert {key: value for key, value in data.items() if key.startswith("license")} == expected
     assert data["tags"] == ["image-tokenizer", "continuous", "gaussian", "flux1"]
@@ -124,7 +124,7 @@ def test_licences(licence, expected):
 def test_free_text_cannot_break_the_card():
     model = model_of()
     hostile = "a | b\n---\nlicense: mit\n<script> \\"
-    model.origin = Origin(hostile, hostile, hostile, hostile, hostile, (hostile,))
+    model.provenance = Provenance(hostile, hostile, hostile, hostile, hostile, (hostile,))
     card = model_card(model)
     assert metadata(card)["license"] == "other"
     assert "a | b --- license: mit <script> \\" in metadata(card)["tags"]
@@ -142,7 +142,7 @@ def test_only_a_card_with_its_mark_is_generated():
 
 def test_a_saved_folder_has_a_card_that_the_hub_reads(tmp_path):
     model = model_of("vq")
-    model.origin = ORIGIN
+    model.provenance = PROVENANCE
     assert model.save_pretrained(tmp_path / "new" / "tokenizer") is None
     folder = tmp_path / "new" / "tokenizer"
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
@@ -151,7 +151,7 @@ def test_a_saved_folder_has_a_card_that_the_hub_reads(tmp_path):
     assert card.content == (folder / "README.md").read_text() == str(model.generate_model_card())
     again = Autoencoder.from_pretrained(folder)
     assert fingerprint(again) == fingerprint(model)
-    assert again.origin == ORIGIN
+    assert again.provenance == PROVENANCE
     assert not again.training
     assert Autoencoder.from_pretrained(str(folder), dtype=torch.bfloat16).decoder.last_layer.dtype == torch.bfloat16
 
@@ -232,7 +232,7 @@ def api(monkeypatch):
 
 def test_push_to_hub(api, tmp_path):
     model = model_of("vq")
-    model.origin = ORIGIN
+    model.provenance = PROVENANCE
     url = model.push_to_hub("somebody/codes", private=True, branch="next", token="secret", commit_message="Codes")
     assert url == "https://hub/somebody/codes/commit/1"
     login, create, (kind, repo, revision, options, files) = api.calls
@@ -260,9 +260,9 @@ def test_the_base_class_changes_nothing_of_ours():
     model = model_of("multiscale")
     assert list(inspect.signature(Autoencoder).parameters) == ["config", "encoder", "bottleneck", "decoder", "semantic"]
     assert not any("hub" in name for name in model.state_dict())
-    model.origin = ORIGIN
+    model.provenance = PROVENANCE
     copied, scaled = copy.deepcopy(model), model.with_scales([1, 4])
     assert fingerprint(copied) == fingerprint(model)
-    assert copied.origin == scaled.origin == ORIGIN
+    assert copied.provenance == scaled.provenance == PROVENANCE
     assert scaled.spec.length == 17
-    assert model_of().origin is None
+    assert model_of().provenance is None

@@ -86,7 +86,7 @@ def test_offline_a_revision_comes_from_the_cache_with_its_commit(offline, revisi
 
 
 def test_the_environment_variables_do_the_same_in_a_fresh_process(cache):
-    code = "from tokenizers_mm.checkpoints import hub; print(hub.download('org/vae', 'v1').commit)"
+    code = "from tokenizers_mm.saving import download as hub; print(hub.download('org/vae', 'v1').commit)"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     root = Path(hub.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)

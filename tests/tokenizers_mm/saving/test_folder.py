@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder, fingerprint, load, save
-from tokenizers_mm.checkpoints import CheckpointError, Origin
+from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.runtime.writing import WriteError
 from tokenizers_mm.saving import folder as native
@@ -16,7 +16,7 @@ NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 BOTTLENECKS = [{"kind": "gaussian", "dim": 3}, {"kind": "vq", "size": 8, "dim": 3}, {"kind": "fsq", "levels": [8, 5]}]
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
-ORIGIN = Origin("flux1", "somebody/flux | vae", "0" * 40, "Apache-2.0", "Apache-2.0", ("loss.* (3)",))
+PROVENANCE = Provenance("flux1", "somebody/flux | vae", "0" * 40, "Apache-2.0", "Apache-2.0", ("loss.* (3)",))
 
 
 def model_of(bottleneck=BOTTLENECKS[0]):
@@ -205,7 +205,7 @@ DAMAGES = {
         r"model.safetensors does not fit its config.json: missing keys: latent_std_D; copy it again",
     ),
     "unknown key of the origin": (
-        lambda f: edit_config(f, lambda c: c.update(origin=vars(ORIGIN) | {"licence": "MIT"})),
+        lambda f: edit_config(f, lambda c: c.update(origin=vars(PROVENANCE) | {"licence": "MIT"})),
         r"config.json.origin.licence = 'MIT': unknown key \(did you mean licence_code\?\)",
     ),
     "unexpected key": (
@@ -249,13 +249,13 @@ def test_long_lists_of_keys_are_cut(saved):
 def test_the_origin_is_kept_and_is_no_part_of_the_identity(tmp_path):
     model = model_of()
     before = fingerprint(model)
-    model.origin = ORIGIN
+    model.provenance = PROVENANCE
     save(model, tmp_path / "tokenizer")
     again = load(tmp_path / "tokenizer")
-    assert again.origin == ORIGIN
+    assert again.provenance == PROVENANCE
     assert fingerprint(again) == before
     save(model_of(), tmp_path / "tokenizer")
-    assert load(tmp_path / "tokenizer").origin is None
+    assert load(tmp_path / "tokenizer").provenance is None
 
 
 @pytest.mark.parametrize("bottleneck", [*BOTTLENECKS, {"kind": "lfq", "dim": 3}], ids=lambda b: b["kind"])

@@ -21,7 +21,7 @@ from tokenizers_mm import (
     load,
     save,
 )
-from tokenizers_mm.checkpoints import CheckpointError, Origin
+from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving.card import model_card
@@ -31,7 +31,7 @@ from tokenizers_mm.towers.clip_text import OpenClipTextConfig
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 IMAGE = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 CAPTIONS = ["a red heart", "grinning face", "Flagge: Österreich"]
-ORIGIN = Origin("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0")
+PROVENANCE = Provenance("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0")
 WORDS = WordsConfig(width=16, depth=1, heads=2, buckets=64)
 HEADS = {
     "infonce": SemanticConfig(dim=12, pool="attention", text=WORDS),
@@ -182,8 +182,8 @@ def test_names_of_networks_are_loaded_as_towers(tmp_path, monkeypatch):
     tower = load("timm:test_vit", config={"image_size": [32, 48], "input_size": 32})
     assert tower.spec.image_size == (32, 48)
     assert tower.name.startswith("timm:test_vit, 32 x 32 px")
-    assert tower.origin == Origin("timm", "timm:test_vit", None, "Apache-2.0", "apache-2.0")
-    assert load("lite0").origin.licence_weights == "apache-2.0"
+    assert tower.provenance == Provenance("timm", "timm:test_vit", None, "Apache-2.0", "apache-2.0")
+    assert load("lite0").provenance.licence_weights == "apache-2.0"
     assert "license: apache-2.0" in model_card(tower)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"timm:test_vit: config.image_sizes = 3: unknown key"):
@@ -222,7 +222,7 @@ def test_fingerprints_of_fused_tokenizers():
     tower, perceptual, model = tower_of(), autoencoder_of(GAUSSIAN), FUSED["channel latents"]()
     before = fingerprint(model)
     assert fingerprint(Fused(tower, perceptual)) == before
-    model.perceptual.origin = ORIGIN
+    model.perceptual.provenance = PROVENANCE
     assert fingerprint(model) == before
     others = [
         Fused(tower, perceptual, "sequence"),
@@ -245,12 +245,12 @@ def test_one_tokenizer_may_be_both_halves(tmp_path):
 
 def test_origins_and_precision_of_the_halves_are_kept(tmp_path):
     model = FUSED["channel latents"]()
-    model.perceptual.origin = ORIGIN
+    model.perceptual.provenance = PROVENANCE
     model.to(torch.bfloat16)
     save(model, tmp_path / "fused", card=True)
     again = load(tmp_path / "fused", dtype=torch.bfloat16)
-    assert again.perceptual.origin == ORIGIN
-    assert again.origin is None
+    assert again.perceptual.provenance == PROVENANCE
+    assert again.provenance is None
     assert fingerprint(again) == fingerprint(model)
     card = (tmp_path / "fused" / "README.md").read_text()
     data = yaml.safe_load(card.split("---\n")[1])

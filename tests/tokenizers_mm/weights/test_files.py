@@ -433,7 +433,7 @@ def test_a_second_pickle_that_only_torch_finds_is_still_torchs_to_refuse(tmp_pat
     """The names are listed by our own reading of the zip; were it fooled, torch still refuses, and names the call."""
     marker = tmp_path / "ran"
     torch.save({"w": torch.ones(1), "x": Call(os.system, f"touch {marker}")}, tmp_path / "a.pt")
-    monkeypatch.setattr(files.stand_ins, "_streams", lambda path: iter(()))
+    monkeypatch.setattr(files.safe_pickles, "_streams", lambda path: iter(()))
     assert "'posix.system'" in one_line(tmp_path / "a.pt")
     assert not marker.exists()
 
