@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from einops import rearrange
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from backbones import text
 from backbones.trunk import zero_linear
 from tokenizers_mm.api import Condition, TokenSpec
+from tokenizers_mm.geometry import single_grids
 
 
 class CodeEmbedding(nn.Module):
@@ -102,12 +102,11 @@ class GridEmbedding(nn.Module):
 
 
 def coordinates(spec: TokenSpec) -> Tensor:
-    """Integer coordinates [N, K] of the grid: (row, column), (place,) or (scale, row, column)."""
-    if spec.order == "scales":
-        scales = cast(tuple[tuple[int, int], ...], spec.grid)
-        return torch.tensor([(k, i, j) for k, (h, w) in enumerate(scales) for i in range(h) for j in range(w)])
-    sides = cast(tuple[int, ...], spec.grid)
-    return torch.cartesian_prod(*map(torch.arange, sides)).reshape(spec.length, -1)
+    """Integer coordinates [N, K] of the grid: (row, column), (place,), or (scale or part, row, column)."""
+    each = [torch.cartesian_prod(*map(torch.arange, grid)).reshape(-1, len(grid)) for grid in single_grids(spec.grid)]
+    if spec.layout not in ("scales", "parts"):
+        return each[0]
+    return torch.cat([nn.functional.pad(place_NK, (1, 0), value=number) for number, place_NK in enumerate(each)])
 
 
 def patchify(latents_BND: Tensor, grid: tuple[int, int], patch: int) -> Tensor:

@@ -216,7 +216,7 @@ def patched_spec(spec: TokenSpec, patch: int) -> TokenSpec:
     """The spec of `spec`'s raster grid after joining patch x patch positions; `ValueError` where that cannot be."""
     if patch == 1:
         return spec
-    if spec.order != "raster" or any(cast(int, side) % patch for side in spec.grid):
-        raise ValueError(f"patch={patch}: needs a raster grid whose sides it divides, not {spec.order} {spec.grid}")
+    if spec.layout != "raster" or any(cast(int, side) % patch for side in spec.grid):
+        raise ValueError(f"patch={patch}: needs a raster grid whose sides it divides, not {spec.layout} {spec.grid}")
     grid = tuple(cast(int, side) // patch for side in spec.grid)
     return TokenSpec(image_size=spec.image_size, grid=grid, dim=spec.dim * patch * patch)

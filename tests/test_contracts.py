@@ -491,7 +491,7 @@ def autoencoder_of(options, net=CONV, **more):
     model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=options, net=net, **more))
     for _ in range(2):
         model(image_of(batch=8))
-    other = image_of(32, 16, batch=4) if model.spec.order == "raster" else image_of(batch=4)
+    other = image_of(32, 16, batch=4) if model.spec.layout == "raster" else image_of(batch=4)
     model.eval().calibrate([image_of(batch=8), other])
     return model
 
@@ -509,7 +509,7 @@ def only_encodes(tokenizer):
 
 def takes_one_size(tokenizer):
     inside = [getattr(tokenizer, name, None) for name in ("semantic", "perceptual")]
-    return tokenizer.spec.order != "raster" or any(isinstance(part, Tower) for part in (tokenizer, *inside))
+    return tokenizer.spec.layout != "raster" or any(isinstance(part, Tower) for part in (tokenizer, *inside))
 
 
 def test_tokenizer_keeps_the_protocol(tokenizer):
@@ -551,7 +551,7 @@ def test_any_multiple_of_the_downsampling_goes_there_and_back(tokenizer, size):
             tokenizer.encode(image_of(*size))
         return
     tokens = tokenizer.encode(image_of(*size)).check(tokenizer.spec)
-    finest = tokens.grid[-1] if tokenizer.spec.order == "scales" else tokens.grid
+    finest = tokens.grid[-1] if tokenizer.spec.layout in ("scales", "parts") else tokens.grid
     assert tokens.grid == tokenizer.spec.resized(size).grid
     assert finest == ((size[0] // 4, size[1] // 4) if len(finest) == 2 else (5,))
     if not only_encodes(tokenizer):
@@ -593,16 +593,16 @@ def test_latents_have_zero_mean_and_unit_variance(options):
 
 DISCRETE_SPECS = [
     TokenSpec(image_size=(16, 8), grid=(4, 2), dim=3, codes=(7,)),
-    TokenSpec(image_size=(16, 16), grid=(5,), dim=3, codes=(4, 9), order="sequence"),
-    TokenSpec(image_size=(16, 16), grid=(3,), dim=2, codes=(16,), order="nested"),
-    TokenSpec(image_size=(16, 16), grid=((1, 1), (2, 2)), dim=2, codes=(5,), order="scales"),
+    TokenSpec(image_size=(16, 16), grid=(5,), dim=3, codes=(4, 9), layout="sequence"),
+    TokenSpec(image_size=(16, 16), grid=(3,), dim=2, codes=(16,), layout="nested"),
+    TokenSpec(image_size=(16, 16), grid=((1, 1), (2, 2)), dim=2, codes=(5,), layout="scales"),
 ]
 SPECS = [
     spec
     for discrete in DISCRETE_SPECS
     for spec in (
         discrete,
-        TokenSpec(image_size=discrete.image_size, grid=discrete.grid, dim=discrete.dim, order=discrete.order),
+        TokenSpec(image_size=discrete.image_size, grid=discrete.grid, dim=discrete.dim, layout=discrete.layout),
     )
 ]
 TAKES_CODES = {"autoregressive": True, "flow": False}
@@ -615,7 +615,7 @@ def tokens_of(spec, batch=3):
     return Tokens(latents_BND=torch.randn(batch, spec.length, spec.dim), grid=spec.grid)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=[f"{s.order}-{'codes' if s.discrete else 'latents'}" for s in SPECS])
+@pytest.mark.parametrize("spec", SPECS, ids=[f"{s.layout}-{'codes' if s.discrete else 'latents'}" for s in SPECS])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [(kind, options) for kind, examples in GENERATORS.items() for options in examples],

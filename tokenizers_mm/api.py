@@ -12,17 +12,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from quantizers.base import Quantized, Quantizer
+from tokenizers_mm.geometry import Grid, as_grid, positions, single_grids
 
-__all__ = ["Batch", "Generator", "Grid", "Layout", "Quantized", "Quantizer", "TokenSpec", "Tokenizer", "Tokens"]
+__all__ = ["Batch", "Generator", "Layout", "Quantized", "Quantizer", "TokenSpec", "Tokenizer", "Tokens"]
 
 Layout = Literal["raster", "sequence", "nested", "scales", "parts"]
+
+# Numbers of one grid of a layout; None where it is several grids (h, w).
+_NUMBERS: dict[str, int | None] = {"raster": 2, "sequence": 1, "nested": 1, "scales": None, "parts": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +50,24 @@ class TokenSpec:
     def __post_init__(self) -> None:
         """Normalise lists (as JSON gives them) to tuples and refuse impossible geometry."""
         height, width = self.image_size
-        grid = _as_grid(self.grid)
-        scales, sides = bool(grid) and isinstance(grid[0], tuple), _sides(grid)
+        grid = as_grid(self.grid)
         object.__setattr__(self, "image_size", (int(height), int(width)))
         object.__setattr__(self, "grid", grid)
         object.__setattr__(self, "codes", tuple(int(size) for size in self.codes))
         if min(height, width) < 1:
             raise ValueError(f"image_size={self.image_size}: both sides must be at least 1 pixel")
-        if not sides or min(map(min, sides)) < 1:
+        if not grid or min(map(min, single_grids(grid))) < 1:
             raise ValueError(f"grid={self.grid}: expected (h, w), (n,) or ((h, w), ...), every side at least 1")
         if self.dim < 1:
             raise ValueError(f"dim={self.dim}: a position needs at least 1 channel")
         if any(size < 2 for size in self.codes):
             raise ValueError(f"codes={self.codes}: every stream needs a vocabulary of at least 2")
-        expected = {"raster": 2, "sequence": 1, "nested": 1}.get(self.order)
-        if self.order not in ("raster", "sequence", "nested", "scales"):
-            raise ValueError(f"order={self.order!r}: expected raster, sequence, nested or scales")
-        if scales != (self.order == "scales") or (expected is not None and len(grid) != expected):
+        if self.layout not in _NUMBERS:
+            raise ValueError(f"layout={self.layout!r}: expected {', '.join(_NUMBERS)}")
+        if _NUMBERS[self.layout] != (None if isinstance(grid[0], tuple) else len(grid)):
             raise ValueError(
-                f"grid={self.grid} does not fit order={self.order!r}: raster takes (h, w), sequence and nested (n,), "
-                "scales ((h, w), ...)"
+                f"grid={self.grid} does not fit layout={self.layout!r}: raster takes (h, w), sequence and nested (n,), "
+                "scales and parts ((h, w), ...)"
             )
 
     @property
@@ -81,14 +83,7 @@ class TokenSpec:
     @property
     def length(self) -> int:
         """Positions per image, N."""
-        return sum(math.prod(scale) for scale in _sides(self.grid))
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Position -> unit: positions of one unit (a scale) are produced together, units one after the other."""
-        if self.order == "scales":
-            return tuple(unit for unit, scale in enumerate(_sides(self.grid)) for _ in range(math.prod(scale)))
-        return tuple(range(self.length))
+        return positions(self.grid)
 
     @property
     def bits_per_image(self) -> float:
@@ -119,9 +114,9 @@ class TokenSpec:
         image_size = (int(image_size[0]), int(image_size[1]))
         if image_size == self.image_size:
             return self
-        if self.order != "raster":
+        if self.layout != "raster":
             raise ValueError(f"image_size={image_size}: this tokenizer takes {self.image_size} only")
-        steps = [pixels // cells for pixels, cells in zip(self.image_size, _sides(self.grid)[0], strict=True)]
+        steps = [pixels // cells for pixels, cells in zip(self.image_size, single_grids(self.grid)[0], strict=True)]
         for side, step in zip(image_size, steps, strict=True):
             if side < step or side % step:
                 raise ValueError(
@@ -131,21 +126,42 @@ class TokenSpec:
         grid = tuple(side // step for side, step in zip(image_size, steps, strict=True))
         return replace(self, image_size=image_size, grid=grid)
 
+    def same_tokens(self, other: TokenSpec) -> bool:
+        """Whether tokens of one are tokens of the other, one of them perhaps written down by an earlier version."""
+        return self.identity() == other.identity()
+
+    def identity(self) -> dict[str, Any]:
+        """Fields that specs are compared and fingerprinted by: what every version wrote, the layout as `order`.
+
+        Parts read as scales: that is what they were called in stores, generators and fingerprints before `parts`.
+        """
+        return self._fields("scales" if self.layout == "parts" else self.layout)
+
     def to_json(self) -> str:
-        """One line of JSON; `from_json` is its inverse."""
-        return json.dumps(asdict(self))
+        """One line of JSON, in which the layout has the key `order`; `from_json` is its inverse."""
+        return json.dumps(self._fields(self.layout))
 
     @classmethod
     def from_json(cls, text: str) -> TokenSpec:
         """Read what `to_json` wrote; raises `ValueError` on anything else."""
         fields = json.loads(text)
-        known = set(cls.__dataclass_fields__)
-        if not isinstance(fields, dict) or not set(fields) <= known:
-            raise ValueError(f"token spec {text!r}: expected a JSON object with the keys {sorted(known)}")
+        known = ["image_size", "grid", "dim", "codes", "order"]
+        if not isinstance(fields, dict) or not set(fields) <= set(known):
+            raise ValueError(f"token spec {text!r}: expected a JSON object with the keys {known}")
+        layout = {"layout": fields.pop("order")} if "order" in fields else {}
         try:
-            return cls(**fields)
+            return cls(**fields, **layout)
         except TypeError as error:
             raise ValueError(f"token spec {text!r}: {error}") from error
+
+    def _fields(self, order: str) -> dict[str, Any]:
+        return {
+            "image_size": self.image_size,
+            "grid": self.grid,
+            "dim": self.dim,
+            "codes": self.codes,
+            "order": order,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +186,10 @@ class Tokens:
             raise ValueError(f"codes_BNS is {self.codes_BNS.dtype}: expected int64")
         if self.latents_BND is not None and not self.latents_BND.is_floating_point():
             raise ValueError(f"latents_BND is {self.latents_BND.dtype}: expected a float type")
-        grid = _as_grid(self.grid or (data.shape[1],))
+        grid = as_grid(self.grid or (data.shape[1],))
         object.__setattr__(self, "grid", grid)
-        length = sum(math.prod(scale) for scale in _sides(grid))
-        if length != data.shape[1]:
-            raise ValueError(f"{name} has {data.shape[1]} positions but grid {grid} has {length}")
+        if positions(grid) != data.shape[1]:
+            raise ValueError(f"{name} has {data.shape[1]} positions but grid {grid} has {positions(grid)}")
 
     @property
     def data(self) -> Tensor:

@@ -1,27 +1,49 @@
-"""Between the list of an image's positions and their map.
+"""Grids of positions, and the way between the list of an image's positions and their map.
 
 Shape letters: B batch, N positions, D channels, h and w rows and columns.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Grid", "as_map", "match_grid", "stacked", "unstacked"]
+__all__ = [
+    "FeatureGrid", "Grid", "as_grid", "as_map", "match_grid", "positions", "single_grids", "stacked", "unstacked",
+]  # fmt: skip
 
-Grid = tuple[int, ...]  # (rows, columns), or (tokens,) of a one-dimensional tokenizer
+FeatureGrid = tuple[int, ...]  # of one feature map: (rows, columns), or (tokens,) of a one-dimensional tokenizer
+Grid = FeatureGrid | tuple[tuple[int, int], ...]  # of one image's tokens: one grid, or several, one after another
 
 
-def as_map(z_BND: Tensor, grid: Grid) -> Tensor:
+def as_grid(grid: Sequence[Any]) -> Grid:
+    """Lists (as JSON gives them) become tuples."""
+    if any(isinstance(side, Sequence) for side in grid):
+        return tuple((int(h), int(w)) for h, w in grid)
+    return tuple(int(side) for side in grid)
+
+
+def single_grids(grid: Grid) -> tuple[FeatureGrid, ...]:
+    """The grids that follow each other in one: those of all scales or parts, or the only one."""
+    return cast(tuple[FeatureGrid, ...], grid if isinstance(grid[0], tuple) else (grid,))
+
+
+def positions(grid: Grid) -> int:
+    """Positions of all grids together."""
+    return sum(math.prod(one) for one in single_grids(grid))
+
+
+def as_map(z_BND: Tensor, grid: FeatureGrid) -> Tensor:
     """[B, N, D] in raster order to [B, D, h, w]; positions without a place become one row."""
     rows, columns = grid if len(grid) == 2 else (1, *grid)
     return z_BND.transpose(1, 2).reshape(z_BND.shape[0], z_BND.shape[2], rows, columns)
 
 
-def stacked(z_BND: Tensor, grid: Grid, patch: int) -> tuple[Tensor, Grid]:
+def stacked(z_BND: Tensor, grid: FeatureGrid, patch: int) -> tuple[Tensor, FeatureGrid]:
     """The channels of patch x patch positions as those of one, and the grid of these."""
     if patch == 1:
         return z_BND, grid
@@ -29,7 +51,7 @@ def stacked(z_BND: Tensor, grid: Grid, patch: int) -> tuple[Tensor, Grid]:
     return z_BDhw.flatten(2).transpose(1, 2), tuple(z_BDhw.shape[2:])
 
 
-def unstacked(z_BND: Tensor, grid: Grid, patch: int) -> tuple[Tensor, Grid]:
+def unstacked(z_BND: Tensor, grid: FeatureGrid, patch: int) -> tuple[Tensor, FeatureGrid]:
     """The inverse of `stacked`."""
     if patch == 1:
         return z_BND, grid

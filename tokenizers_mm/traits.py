@@ -10,6 +10,7 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ def downsampling_of(tokenizer: Tokenizer) -> int:
     if known is not None:
         return int(known)
     spec = tokenizer.spec
-    if spec.order != "raster":
+    if spec.layout != "raster":
         return 1
     steps = [pixels / cells for pixels, cells in zip(spec.image_size, _raster(tokenizer), strict=True)]
     return math.lcm(*map(int, steps)) if all(step.is_integer() for step in steps) else 1
@@ -54,7 +55,7 @@ def downsampling_of(tokenizer: Tokenizer) -> int:
 
 def takes_one_size(tokenizer: Tokenizer) -> bool:
     """Whether images have to be of the spec's size; a raster takes others unless its `takes_one_size` denies it."""
-    return tokenizer.spec.order != "raster" or bool(getattr(tokenizer, "takes_one_size", False))
+    return tokenizer.spec.layout != "raster" or bool(getattr(tokenizer, "takes_one_size", False))
 
 
 def only_side(tokenizer: Tokenizer) -> int | None:
@@ -80,7 +81,7 @@ def fingerprint_of(tokenizer: Tokenizer) -> str:
     if own is None:
         from tokenizers_mm.saving import object_digest
 
-        return object_digest([tokenizer.spec.to_json(), tokenizer], _saved_fingerprint)
+        return object_digest([json.dumps(tokenizer.spec.identity()), tokenizer], _saved_fingerprint)
     text = own() if callable(own) else own
     if not isinstance(text, str) or text != text.strip() or len(text.splitlines()) != 1:
         raise ValueError(f"{type(tokenizer).__name__}.fingerprint is {text!r}: expected one line of text")

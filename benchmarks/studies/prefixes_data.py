@@ -57,7 +57,7 @@ class Images:
         """PSNR for every number of tokens, from one to all, and the distance for some."""
         lengths = range(1, tokenizer.spec.length + 1)
         pictures = {k: [] for k in lengths}
-        mean_ND = None if tokenizer.spec.order == "nested" else mean_vectors(tokenizer, batches_of(self.train))
+        mean_ND = None if tokenizer.spec.layout == "nested" else mean_vectors(tokenizer, batches_of(self.train))
         for image_BCHW in batches_of(self.test, _BATCH):
             for k, decoded_BCHW in decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND):
                 pictures[k].append(to_uint8(decoded_BCHW).permute(0, 2, 3, 1).numpy())

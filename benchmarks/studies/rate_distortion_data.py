@@ -81,7 +81,7 @@ def _photo_point(pixels, codec, rate):
 
 def _for_size(tokenizer, size):
     """A multi-scale tokenizer takes one size only: its scales grow with the image, in the same proportions."""
-    if tokenizer.spec.order != "scales":
+    if tokenizer.spec.layout != "scales":
         return tokenizer
     grid = [side // tokenizer.downsampling for side in size]
     finest = tokenizer.bottleneck.scales[-1]

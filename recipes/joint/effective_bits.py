@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from backbones import Autoregressive, AutoregressiveConfig
-from tokenizers_mm.api import Batch, Grid, Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.api import Batch, Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.geometry import Grid
 from tokenizers_mm.measure import Measurement, Protocol
 from tokenizers_mm.store import codebook_of
 

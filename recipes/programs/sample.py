@@ -98,7 +98,7 @@ def save_strip(image_BCHW: Tensor, path: Path, height: int = 128) -> None:
 def _decodes(codec: Tokenizer, model: Autoregressive | Flow) -> bool:
     """Whether the tokens are of one spec, at the generator's image size."""
     try:
-        return codec.spec.resized(model.spec.image_size) == model.spec
+        return codec.spec.resized(model.spec.image_size).same_tokens(model.spec)
     except ValueError:
         return False
 

@@ -10,8 +10,8 @@ from tokenizers_mm.api import Batch, Tokens, TokenSpec
 
 RASTER = TokenSpec(image_size=(8, 8), grid=(2, 3), dim=4, codes=(7,))
 STREAMS = TokenSpec(image_size=(8, 8), grid=(2, 2), dim=4, codes=(5, 9, 3))
-SEQUENCE = TokenSpec(image_size=(8, 8), grid=(5,), dim=4, codes=(6,), order="sequence")
-SCALES = TokenSpec(image_size=(8, 8), grid=((1, 1), (2, 2)), dim=4, codes=(6,), order="scales")
+SEQUENCE = TokenSpec(image_size=(8, 8), grid=(5,), dim=4, codes=(6,), layout="sequence")
+SCALES = TokenSpec(image_size=(8, 8), grid=((1, 1), (2, 2)), dim=4, codes=(6,), layout="scales")
 CAPTIONS = ["red cat", "a blue dog", ""]
 
 
@@ -166,7 +166,7 @@ def overfit(captions):
     digits = torch.arange(16) % 4
     codes = torch.stack([digits, (digits + 1) % 4, digits * 0 + 3, 3 - digits], 1)[..., None]
     tokens = Tokens(codes_BNS=codes)
-    spec = TokenSpec(image_size=(4, 4), grid=(4,), dim=1, codes=(4,), order="sequence")
+    spec = TokenSpec(image_size=(4, 4), grid=(4,), dim=1, codes=(4,), layout="sequence")
     config = AutoregressiveConfig(width=32, depth=2, heads=2, drop_condition=0.0)
     model = Autoregressive(config, spec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

@@ -8,8 +8,8 @@ from backbones.embed import patchify, unpatchify
 from tokenizers_mm.api import Batch, Tokens, TokenSpec
 
 RASTER = TokenSpec(image_size=(16, 16), grid=(4, 2), dim=3)
-SEQUENCE = TokenSpec(image_size=(16, 16), grid=(5,), dim=3, order="sequence")
-SCALES = TokenSpec(image_size=(16, 16), grid=((1, 1), (2, 2)), dim=3, order="scales")
+SEQUENCE = TokenSpec(image_size=(16, 16), grid=(5,), dim=3, layout="sequence")
+SCALES = TokenSpec(image_size=(16, 16), grid=((1, 1), (2, 2)), dim=3, layout="scales")
 CAPTIONS = ["red cat", "a blue dog", ""]
 
 

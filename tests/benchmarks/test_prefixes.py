@@ -25,7 +25,7 @@ def test_decoders_of_pixels_are_compared_with_one_training_and_nearly_the_same_b
         assert run.recipe["data"] == runs["pixels-seed0"].recipe["data"]
         assert run.recipe["objective"] == {"l1": 0, "l2": 1, "bottleneck": 0}
     specs = {kind: built(runs[f"{kind}-seed0"].recipe).spec for kind in ("pixels", "titok", "raster")}
-    assert {kind: spec.order for kind, spec in specs.items()} == {
+    assert {kind: spec.layout for kind, spec in specs.items()} == {
         "pixels": "nested",
         "titok": "sequence",
         "raster": "raster",

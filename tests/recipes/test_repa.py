@@ -302,7 +302,7 @@ def test_a_store_is_paired_with_features_by_item():
         AlignedBatch(aligned().batch, features_of(2))
 
 
-SEQUENCE = TokenSpec(image_size=(16, 16), grid=(16,), dim=3, order="sequence")
+SEQUENCE = TokenSpec(image_size=(16, 16), grid=(16,), dim=3, layout="sequence")
 
 
 @pytest.mark.parametrize(

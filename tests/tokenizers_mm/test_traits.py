@@ -60,8 +60,8 @@ def test_tokenizers_are_told_from_other_things(plain):
         ({}, 4),
         ({"grid": (6, 4)}, 12),  # steps of 4 and 6
         ({"grid": (5, 6)}, 1),  # no whole number of pixels
-        ({"grid": (36,), "order": "sequence"}, 1),
-        ({"grid": ((1, 1), (6, 6)), "order": "scales"}, 1),
+        ({"grid": (36,), "layout": "sequence"}, 1),
+        ({"grid": ((1, 1), (6, 6)), "layout": "scales"}, 1),
     ],
 )
 def test_downsampling_comes_from_the_spec(given, expected):
@@ -83,8 +83,8 @@ def test_who_takes_one_size_only(plain):
     inner = Fused(tower(), ours(continuous))
     for tokenizer in (tower(), inner, Fused(ours(continuous), inner), Fused(ours(), ours(), "sequence")):
         assert (takes_one_size(tokenizer), only_side(tokenizer)) == (True, 16)
-    assert only_side(with_spec(grid=(36,), order="sequence")) == 24
-    oblong = with_spec(image_size=(24, 48), grid=(36,), order="sequence")
+    assert only_side(with_spec(grid=(36,), layout="sequence")) == 24
+    oblong = with_spec(image_size=(24, 48), grid=(36,), layout="sequence")
     assert (takes_one_size(oblong), only_side(oblong)) == (True, None)
     raster = with_spec()
     assert only_side(raster) is None

@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tokenizers_mm.api import Grid
-from tokenizers_mm.geometry import match_grid
+from tokenizers_mm.geometry import Grid, match_grid
 from tokenizers_mm.losses.distillation import (
     Distance,
     cosine_distance,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import quantizers
 from quantizers import Gaussian, MultiScale, Quantized, Quantizer
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.geometry import Grid, as_map, stacked, unstacked
+from tokenizers_mm.geometry import FeatureGrid, as_map, stacked, unstacked
 from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig, encoder_channels, spec_of
 from tokenizers_mm.models.semantic_head import SemanticHead
 from tokenizers_mm.nets import FlowDecoder, QueryConfig, build_nets, prefix_lengths, run
@@ -65,7 +65,7 @@ class Autoencoder(nn.Module, HubMixin):
             raise ValueError(
                 f"noise={config.noise}: bottleneck {bottleneck.kind} gives codes, not latents; set it to 0"
             )
-        if self.spec.order == "nested":
+        if self.spec.layout == "nested":
             self.mask_token_D = nn.Parameter(torch.randn(bottleneck.dim))
         if not bottleneck.codes:
             shape = (self.spec.length, self.spec.dim) if config.latent_positions else (self.spec.dim,)
@@ -77,7 +77,7 @@ class Autoencoder(nn.Module, HubMixin):
         quantized, grid = self.quantized(image_BCHW)
         return self.pixels(quantized.z_BND, grid), quantized
 
-    def quantized(self, image_BCHW: Tensor) -> tuple[Quantized, Grid]:
+    def quantized(self, image_BCHW: Tensor) -> tuple[Quantized, FeatureGrid]:
         """First half of a training pass: the bottleneck's output, and the grid that `pixels` takes with its vectors.
 
         In training mode latents are noised (`noise`) and the last of nested tokens hidden, with torch's global random
@@ -100,7 +100,7 @@ class Autoencoder(nn.Module, HubMixin):
         """True where the decoder is a flow: it learns from `velocity_loss`, and `pixels` samples with a fixed seed."""
         return isinstance(self.decoder, FlowDecoder)
 
-    def velocity_loss(self, z_BND: Tensor, grid: Grid, image_BCHW: Tensor) -> Tensor:
+    def velocity_loss(self, z_BND: Tensor, grid: FeatureGrid, image_BCHW: Tensor) -> Tensor:
         """Scalar loss of a flow decoder (`generative`): what it is asked to paint, given the vectors of `quantized`."""
         if not isinstance(self.decoder, FlowDecoder):
             raise ValueError("velocity_loss: this decoder is no flow; compare `pixels` with the image instead")
@@ -214,7 +214,7 @@ class Autoencoder(nn.Module, HubMixin):
         other.spec = spec_of(other.bottleneck, other.config)
         return other
 
-    def features(self, image_BCHW: Tensor) -> tuple[Tensor, Grid]:
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, FeatureGrid]:
         """What the bottleneck receives, [B, N, in_dim], and its grid; `ValueError` for images it cannot take."""
         channels = self.config.net.image_channels
         if image_BCHW.ndim != 4 or image_BCHW.shape[1] != channels:
@@ -229,7 +229,7 @@ class Autoencoder(nn.Module, HubMixin):
         grid = (h_BChw.shape[3],) if isinstance(self.config.net, QueryConfig) else tuple(h_BChw.shape[2:])
         return h_BChw.flatten(2).transpose(1, 2), grid
 
-    def tokens_of(self, h_BND: Tensor, grid: Grid, *, sample: torch.Generator | None = None) -> Tokens:
+    def tokens_of(self, h_BND: Tensor, grid: FeatureGrid, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens of what `features` gave: the second half of `encode`."""
         if not bool(torch.isfinite(h_BND).all()):
             raise ValueError("image_BCHW gives NaN or Inf features: check the pixels (expected finite, in [-1, 1])")
@@ -237,12 +237,12 @@ class Autoencoder(nn.Module, HubMixin):
             if sample is not None:
                 raise ValueError(f"sample: bottleneck {self.bottleneck.kind} has no posterior to draw from")
             codes_BNS = self.bottleneck.encode(h_BND)
-            return Tokens(codes_BNS=codes_BNS, grid=self.spec.grid if self.spec.order == "scales" else grid)
+            return Tokens(codes_BNS=codes_BNS, grid=self.spec.grid if self.spec.layout == "scales" else grid)
         z_BND, grid = self._latents(h_BND, grid, sample)
         mean, std = self._statistics(grid)
         return Tokens(latents_BND=(z_BND - mean) / std, grid=grid)
 
-    def vectors(self, tokens: Tokens) -> tuple[Tensor, Grid]:
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, FeatureGrid]:
         """What goes to the decoder, [B, N, dim], and its grid: the first half of `decode`."""
         if isinstance(self.bottleneck, MultiScale):
             if tokens.check(self.spec).grid != self.spec.grid:
@@ -254,7 +254,7 @@ class Autoencoder(nn.Module, HubMixin):
         mean, std = self._statistics(grid)
         return unstacked(z_BND.float() * std + mean, grid, self.config.latent_patch)
 
-    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
+    def pixels(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
         """Images [B, C, H, W] of the bottleneck's vectors: the second half of `decode`."""
         z_BDhw = self._decoder_map(z_BND, grid)
         x_BCHW = run(self.decoder, run(self.post_quant_conv, z_BDhw))
@@ -284,7 +284,7 @@ class Autoencoder(nn.Module, HubMixin):
             return (image_BCHW * std_C11 + mean_C11) * 2 - 1
         return ((image_BCHW + 1) / 2 - mean_C11) / std_C11
 
-    def _latents(self, h_BND: Tensor, grid: Grid, sample: torch.Generator | None) -> tuple[Tensor, Grid]:
+    def _latents(self, h_BND: Tensor, grid: FeatureGrid, sample: torch.Generator | None) -> tuple[Tensor, FeatureGrid]:
         """Latents [B, N, D] before normalisation, and their grid."""
         if sample is None:
             z_BND = self.bottleneck.encode(h_BND)
@@ -294,32 +294,32 @@ class Autoencoder(nn.Module, HubMixin):
             z_BND = mean_BND + (0.5 * logvar_BND).exp() * noise_BND
         return stacked(z_BND, grid, self.config.latent_patch)
 
-    def _noised(self, z_BND: Tensor, grid: Grid) -> Tensor:
+    def _noised(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
         """Noise added to each image's latents, of a deviation drawn up to `noise` times theirs."""
         like_BND, latent_grid = stacked(z_BND.detach(), grid, self.config.latent_patch)
         sigma_B11 = self.config.noise * torch.rand(len(z_BND), 1, 1, device=z_BND.device)
         noise_BND = sigma_B11 * torch.randn_like(like_BND) * self._statistics(latent_grid)[1]
         return z_BND + unstacked(noise_BND, latent_grid, self.config.latent_patch)[0]
 
-    def _decoder_map(self, z_BND: Tensor, grid: Grid) -> Tensor:
+    def _decoder_map(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
         """Vectors as a map; the tokens that a prefix lacks are filled in."""
-        missing = self.spec.length - z_BND.shape[1] if self.spec.order == "nested" else 0
+        missing = self.spec.length - z_BND.shape[1] if self.spec.layout == "nested" else 0
         if missing:
             mask_BND = self.mask_token_D.to(z_BND.dtype).expand(len(z_BND), missing, -1)
             z_BND, grid = torch.cat([z_BND, mask_BND], 1), (self.spec.length,)
         return as_map(z_BND, grid)
 
-    def _decodable(self, grid: tuple[Any, ...]) -> Grid:
+    def _decodable(self, grid: tuple[Any, ...]) -> FeatureGrid:
         """The grid, if this tokenizer decodes tokens of it."""
-        if self.spec.order == "raster" and len(grid) == 2 and not isinstance(grid[0], tuple):
+        if self.spec.layout == "raster" and len(grid) == 2 and not isinstance(grid[0], tuple):
             return grid
-        if self.spec.order == "nested" and len(grid) == 1 and not isinstance(grid[0], tuple):
+        if self.spec.layout == "nested" and len(grid) == 1 and not isinstance(grid[0], tuple):
             if 1 <= grid[0] <= self.spec.length:
                 return grid
-        elif self.spec.order != "raster" and grid == self.spec.grid:
+        elif self.spec.layout != "raster" and grid == self.spec.grid:
             return grid
         takes = {"raster": "(rows, columns)", "nested": f"(1,) to {self.spec.grid}"}.get(
-            self.spec.order, self.spec.grid
+            self.spec.layout, self.spec.grid
         )
         raise ValueError(f"grid={grid}: this tokenizer decodes {takes}")
 
@@ -328,11 +328,11 @@ class Autoencoder(nn.Module, HubMixin):
             raise ValueError(f"bottleneck {self.bottleneck.kind} has no posterior: only gaussian has")
         return self.bottleneck
 
-    def _statistics(self, grid: Grid) -> tuple[Tensor, Tensor]:
+    def _statistics(self, grid: FeatureGrid) -> tuple[Tensor, Tensor]:
         """Mean and deviation of latents on this grid, [D], or [N, D] of every position."""
         if not self.config.latent_positions:
             return self.latent_mean_D, self.latent_std_D
-        prefix = self.spec.order == "nested" and grid[0] <= self.spec.length
+        prefix = self.spec.layout == "nested" and grid[0] <= self.spec.length
         if grid != self.spec.grid and not prefix:
             raise ValueError(f"grid={grid}: latent statistics are per position, of a grid of {self.spec.grid} only")
         return self.latent_mean_D[: math.prod(grid)], self.latent_std_D[: math.prod(grid)]

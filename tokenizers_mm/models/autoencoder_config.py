@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from quantizers import Gaussian, MultiScale, Quantizer
-from tokenizers_mm.api import Order, TokenSpec
+from tokenizers_mm.api import Layout, TokenSpec
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets import (
     ConvConfig,
@@ -101,9 +101,9 @@ def spec_of(bottleneck: Quantizer, config: AutoencoderConfig) -> TokenSpec:
     if isinstance(config.net, QueryConfig):
         if isinstance(bottleneck, MultiScale):
             raise ValueError("bottleneck multiscale needs a map of positions: net query gives tokens without a place")
-        order: Order = "nested" if config.net.nested else "sequence"
+        layout: Layout = "nested" if config.net.nested else "sequence"
         grid, codes = (config.net.tokens,), bottleneck.codes
-        return TokenSpec(image_size=config.image_size, grid=grid, dim=bottleneck.dim, codes=codes, order=order)
+        return TokenSpec(image_size=config.image_size, grid=grid, dim=bottleneck.dim, codes=codes, layout=layout)
     one = TokenSpec(image_size=(f, f), grid=(1, 1), dim=bottleneck.dim * patch**2, codes=bottleneck.codes)
     spec = one.resized(config.image_size)
     if not isinstance(bottleneck, MultiScale):
@@ -113,4 +113,4 @@ def spec_of(bottleneck: Quantizer, config: AutoencoderConfig) -> TokenSpec:
             f"image_size={spec.image_size}: gives a grid of {spec.grid} at downsampling {f}, "
             f"the finest of the bottleneck's scales is {bottleneck.scales[-1]}"
         )
-    return replace(spec, grid=bottleneck.scales, order="scales")
+    return replace(spec, grid=bottleneck.scales, layout="scales")

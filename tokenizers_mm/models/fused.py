@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.geometry import match_grid
-from tokenizers_mm.models.fused_spec import channel_spec, same_image, scales_of, sequence_spec
+from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_spec
 from tokenizers_mm.saving import HubMixin
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
 from tokenizers_mm.towers import Tower
-from tokenizers_mm.traits import takes_one_size
+from tokenizers_mm.traits import downsampling_of, takes_one_size
 
 __all__ = ["Fused", "How"]
 
@@ -40,7 +40,7 @@ class Fused(nn.Module, HubMixin):
     channel   one grid, the perceptual one. Semantic latents are interpolated to it (bilinear, averaged where it is
               coarser) and brought to unit variance again by statistics that `calibrate` measures; codes cannot be
               interpolated, so discrete halves need equal grids. Streams and channels: semantic ones first.
-    sequence  order "scales": the semantic grid, then the perceptual one, of one image size. The shorter vectors are
+    sequence  layout "parts": the semantic grid, then the perceptual one, of one image size. The shorter vectors are
               filled up with zeros. Perceptual codes come after the semantic ones in one vocabulary, stream by stream.
 
     A tower resizes images itself, so it is taken for images of the perceptual half's size, whatever its own was.
@@ -67,7 +67,7 @@ class Fused(nn.Module, HubMixin):
     @property
     def downsampling(self) -> int:
         """Sides of images are multiples of this many pixels."""
-        return math.lcm(_downsampling(self.semantic, self.semantic_spec), _downsampling(self.perceptual, self.spec))
+        return math.lcm(downsampling_of(self.semantic), downsampling_of(self.perceptual))
 
     @property
     def takes_one_size(self) -> bool:
@@ -245,11 +245,3 @@ def _plain(tokens: Tokens) -> tuple[int, int]:
 def _widened(part_BND: Tensor, dim: int) -> Tensor:
     """Zeros behind the channels, up to `dim` of them."""
     return F.pad(part_BND, (0, dim - part_BND.shape[2]))
-
-
-def _downsampling(half: Any, spec: TokenSpec) -> int:
-    """Pixels per position and side; for a tokenizer that does not say, what its spec says."""
-    known = getattr(half, "downsampling", None)
-    if known is not None:
-        return int(known)
-    return 1 if spec.order != "raster" else spec.image_size[0] // scales_of(spec)[0][0]

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.geometry import single_grids
 
-__all__ = ["channel_spec", "same_image", "scales_of", "sequence_spec"]
+__all__ = ["channel_spec", "same_image", "sequence_spec"]
 
 
 def channel_spec(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
     """Both halves of one image at every position of the perceptual grid. Raises `ValueError` where that cannot be."""
     _same_nature(semantic, perceptual)
-    if semantic.grid != perceptual.grid or semantic.order != perceptual.order:
+    if semantic.grid != perceptual.grid or semantic.layout != perceptual.layout:
         if semantic.discrete:
             raise ValueError(
-                f"semantic grid {semantic.grid} ({semantic.order}), perceptual grid {perceptual.grid} "
-                f"({perceptual.order}): codes cannot be interpolated; choose equal downsamplings, or how='sequence'"
+                f"semantic grid {semantic.grid} ({semantic.layout}), perceptual grid {perceptual.grid} "
+                f"({perceptual.layout}): codes cannot be interpolated; choose equal downsamplings, or how='sequence'"
             )
-        if semantic.order != "raster" or perceptual.order != "raster":
+        if semantic.layout != "raster" or perceptual.layout != "raster":
             raise ValueError(
-                f"semantic order {semantic.order!r}, perceptual order {perceptual.order!r}: only rasters can be "
+                f"semantic layout {semantic.layout!r}, perceptual layout {perceptual.layout!r}: only rasters can be "
                 "interpolated; use how='sequence'"
             )
     dim, codes = semantic.dim + perceptual.dim, semantic.codes + perceptual.codes
@@ -38,10 +39,10 @@ def sequence_spec(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
         )
     return TokenSpec(
         image_size=perceptual.image_size,
-        grid=(*scales_of(semantic), *scales_of(perceptual)),
+        grid=(*_maps(semantic), *_maps(perceptual)),
         dim=max(semantic.dim, perceptual.dim),
         codes=tuple(a + b for a, b in zip(semantic.codes, perceptual.codes, strict=True)),
-        order="scales",
+        layout="parts",
     )
 
 
@@ -55,12 +56,9 @@ def same_image(semantic: TokenSpec, perceptual: TokenSpec) -> TokenSpec:
         ) from error
 
 
-def scales_of(spec: TokenSpec) -> tuple[tuple[int, int], ...]:
+def _maps(spec: TokenSpec) -> list[tuple[int, int]]:
     """Grids (h, w) of a spec; a sequence is one row."""
-    grid: tuple[Any, ...] = spec.grid
-    if spec.order == "scales":
-        return grid
-    return (grid,) if spec.order == "raster" else ((1, grid[0]),)
+    return [cast(tuple[int, int], (1, *grid)[-2:]) for grid in single_grids(spec.grid)]
 
 
 def _same_nature(semantic: TokenSpec, perceptual: TokenSpec) -> None:

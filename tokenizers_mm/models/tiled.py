@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data import pad_to_multiple, unpad
-from tokenizers_mm.geometry import Grid, as_map
+from tokenizers_mm.geometry import FeatureGrid, as_map
 from tokenizers_mm.traits import downsampling_of, on_device, takes_one_size
 
 __all__ = ["Tiled", "tiling_error"]
@@ -56,7 +56,8 @@ class Tiled:
             why = {
                 "raster": "a size of its own" if takes_one_size(tokenizer) else "latent statistics per position",
                 "scales": "a multi-scale bottleneck",
-            }.get(tokenizer.spec.order, "tokens that belong to no place")
+                "parts": "positions of several grids",
+            }.get(tokenizer.spec.layout, "tokens that belong to no place")
             raise ValueError(f"tokenizer has {why}: it takes images of {tokenizer.spec.image_size} only, never tiles")
         if getattr(tokenizer, "generative", False):
             raise ValueError("tokenizer has a flow decoder: it would paint every tile anew, decode images whole")
@@ -122,7 +123,7 @@ class Tiled:
         return h_BDhw.flatten(2).transpose(1, 2), (h_BDhw.shape[2], h_BDhw.shape[3])
 
     @torch.no_grad()
-    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
+    def pixels(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
         """Blended images [B, C, H, W] of the vectors that go to the decoder."""
 
         def net(z_BDhw: Tensor) -> Tensor:
@@ -173,25 +174,25 @@ class _TokensAlone:
         self.tokenizer, net = tokenizer, SimpleNamespace(downsampling=downsampling_of(tokenizer))
         self.config = SimpleNamespace(net=net, latent_patch=1, latent_positions=False)
 
-    def features(self, image_BCHW: Tensor) -> tuple[Tensor, Grid]:
+    def features(self, image_BCHW: Tensor) -> tuple[Tensor, FeatureGrid]:
         tokens = self.tokenizer.encode(image_BCHW)
         return self.vectors(tokens)
 
-    def tokens_of(self, h_BND: Tensor, grid: Grid, *, sample: torch.Generator | None = None) -> Tokens:
+    def tokens_of(self, h_BND: Tensor, grid: FeatureGrid, *, sample: torch.Generator | None = None) -> Tokens:
         if sample is not None:
             raise ValueError(f"sample: {type(self.tokenizer).__name__} has no posterior to draw from")
         if self.tokenizer.spec.discrete:
             return Tokens(codes_BNS=h_BND.long(), grid=grid)
         return Tokens(latents_BND=h_BND, grid=grid)
 
-    def vectors(self, tokens: Tokens) -> tuple[Tensor, Grid]:
+    def vectors(self, tokens: Tokens) -> tuple[Tensor, FeatureGrid]:
         data = tokens.data.double() if self.tokenizer.spec.discrete else tokens.data
         rows, columns = tokens.grid
         assert isinstance(rows, int)
         assert isinstance(columns, int)
         return data, (rows, columns)
 
-    def pixels(self, z_BND: Tensor, grid: Grid) -> Tensor:
+    def pixels(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
         return self.tokenizer.decode(self.tokens_of(z_BND, grid))
 
 

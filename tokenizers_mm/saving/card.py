@@ -77,15 +77,15 @@ def _title(tokenizer: Model) -> str:
         return f"Image tokenizer of two halves, {tokenizer.how}-wise: {what}"
     if not _decodes(tokenizer):
         return f"Image features: vectors of {spec.dim} channels"
-    if spec.order in ("sequence", "nested"):
+    if spec.layout in ("sequence", "nested"):
         return f"Image tokenizer: {what}, {spec.length} for an image"
     return f"Image tokenizer: {what}, {f}x{f} pixels per position"
 
 
 def _facts(tokenizer: Model) -> dict[str, str]:
     spec = tokenizer.spec
-    scales = spec.order == "scales"
-    grid = ", ".join(f"{h}x{w}" for h, w in spec.grid) if scales else "x".join(map(str, spec.grid))  # type: ignore[misc]
+    several = spec.layout in ("scales", "parts")
+    grid = ", ".join(f"{h}x{w}" for h, w in spec.grid) if several else "x".join(map(str, spec.grid))  # type: ignore[misc]
     if spec.discrete:
         sizes = ", ".join(map(str, spec.codes))
         position = (
@@ -96,7 +96,7 @@ def _facts(tokenizer: Model) -> dict[str, str]:
     facts = {
         "image size": f"{spec.image_size[0]}x{spec.image_size[1]} pixels",
         "other sizes": "none" if takes_one_size(tokenizer) else f"any multiple of {tokenizer.downsampling}",
-        "grid": f"{grid} ({spec.length} positions, order: {spec.order})",
+        "grid": f"{grid} ({spec.length} positions, layout: {spec.layout})",
         "each position": position,
         "bits per image": f"{spec.bits_per_image:g}{'' if spec.discrete else ' (16 per latent channel)'}",
         "bits per pixel": f"{spec.bits_per_pixel:.4g}",

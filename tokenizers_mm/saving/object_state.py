@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenizers_mm.api import TokenSpec
+
 __all__ = ["object_digest", "qualified_name"]
 
 _WRITTEN_OUT = (bool, int, float, complex, str, bytes, bytearray, range, slice, PurePath, torch.dtype, type(...))
@@ -140,6 +142,8 @@ def _attributes(value: Any) -> dict[str, Any] | None:
     if not hasattr(value, "__dict__") and not slotted and type(value) is not object:
         return None
     slots = (item for kind in slotted for item in vars(kind).items() if isinstance(item[1], types.MemberDescriptorType))
+    if isinstance(value, TokenSpec):
+        return value.identity()
     found = {name: getattr(value, name) for name, _ in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
     if isinstance(value, nn.Module):
         return {name: part for name, part in found.items() if name not in _BOOKKEEPING}

@@ -150,7 +150,7 @@ def codebook_of(tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Ten
     Codes are embedded in two arrangements: where a vector depends on its position there is no such table.
     """
     spec = tokenizer.spec
-    if spec.streams != 1 or spec.order == "scales" or spec.codes[0] > _LARGEST_CODEBOOK:
+    if spec.streams != 1 or spec.layout in ("scales", "parts") or spec.codes[0] > _LARGEST_CODEBOOK:
         return None
     size = spec.codes[0]
     tables = []

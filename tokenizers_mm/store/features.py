@@ -76,8 +76,8 @@ class WithFeatures:
 
 def _rows_by_key(source: Any, store: TokenDataset) -> list[int]:
     """Row of the store for every item of the source; `ValueError` where the store was made of other images."""
-    if store.spec.discrete or store.spec.order == "scales":
-        raise ValueError(f"{store.path}: holds codes, or positions of several scales; features are one latent grid")
+    if store.spec.discrete or store.spec.layout in ("scales", "parts"):
+        raise ValueError(f"{store.path}: holds codes, or positions of several grids; features are one latent grid")
     if not hasattr(source, "keys"):
         raise ValueError(f"{type(source).__name__} has no keys to find its images in {store.path} by")
     rows = {_bare(key): row for row, key in enumerate(store.keys)}

@@ -32,7 +32,7 @@ SCALES = {"kind": "multiscale", "inner": {"kind": "vq", "size": 8, "dim": 3}, "s
 
 def test_a_multi_scale_bottleneck_gives_scales():
     model = model_of(SCALES)
-    assert model.spec.order == "scales"
+    assert model.spec.layout == "scales"
     assert model.spec.grid == ((1, 1), (2, 1), (4, 2))
     assert (model.spec.length, model.spec.codes, model.spec.dim) == (11, (8,), 3)
     tokens = model.encode(IMAGE)

@@ -110,13 +110,13 @@ def test_vectors_are_those_of_both(fused):
 
 def test_specs():
     spec = Fused(half(FSQ), half(VQ), "channel").spec
-    assert (spec.order, spec.grid, spec.codes, spec.dim) == ("raster", (4, 6), (40, 11), 5)
+    assert (spec.layout, spec.grid, spec.codes, spec.dim) == ("raster", (4, 6), (40, 11), 5)
     spec = Fused(half(FSQ), half(VQ), "sequence").spec
-    assert (spec.order, spec.grid, spec.codes, spec.dim) == ("scales", ((4, 6), (4, 6)), (51,), 3)
+    assert (spec.layout, spec.grid, spec.codes, spec.dim) == ("parts", ((4, 6), (4, 6)), (51,), 3)
     spec = Fused(half(IDENTITY), half(GAUSSIAN), "channel").spec
-    assert (spec.order, spec.grid, spec.codes, spec.dim) == ("raster", (4, 6), (), 8)
+    assert (spec.layout, spec.grid, spec.codes, spec.dim) == ("raster", (4, 6), (), 8)
     spec = Fused(half(IDENTITY, 8), half(GAUSSIAN), "sequence").spec
-    assert (spec.order, spec.grid, spec.codes, spec.dim) == ("scales", ((2, 3), (4, 6)), (), 5)
+    assert (spec.layout, spec.grid, spec.codes, spec.dim) == ("parts", ((2, 3), (4, 6)), (), 5)
     spec = Fused(half(FSQ), half(SCALES), "sequence").spec
     assert spec.grid == ((4, 6), (1, 1), (2, 3), (4, 6))
     assert spec.codes == (48,)

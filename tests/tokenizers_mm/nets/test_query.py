@@ -26,7 +26,7 @@ def test_tokens_without_a_place():
     for net, order in ((NET, "sequence"), (NESTED, "nested")):
         for bottleneck in (FSQ, GAUSSIAN):
             model = model_of(net, bottleneck)
-            assert (model.spec.grid, model.spec.order, model.spec.image_size) == ((6,), order, (8, 12))
+            assert (model.spec.grid, model.spec.layout, model.spec.image_size) == ((6,), order, (8, 12))
             tokens = model.encode(IMAGE).check(model.spec)
             assert (tokens.grid, tokens.data.shape[:2]) == ((6,), (3, 6))
             assert model.decode(tokens).shape == IMAGE.shape

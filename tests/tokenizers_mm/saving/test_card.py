@@ -46,7 +46,7 @@ def row(card, name):
 def test_geometry_is_that_of_the_spec():
     card = model_card(model_of("vq"))
     assert row(card, "image size") == "16x16 pixels"
-    assert row(card, "grid") == "4x4 (16 positions, order: raster)"
+    assert row(card, "grid") == "4x4 (16 positions, layout: raster)"
     assert row(card, "each position") == "1 code out of 8; vectors of 3 channels"
     assert row(card, "bits per image") == "48"
     assert row(card, "bits per pixel") == "0.1875"
@@ -54,7 +54,7 @@ def test_geometry_is_that_of_the_spec():
     assert "Statistics" not in card
     assert row(model_card(model_of("product")), "each position") == "2 codes out of 8, 8; vectors of 6 channels"
     card = model_card(model_of("multiscale"))
-    assert row(card, "grid") == "1x1, 2x2, 4x4 (21 positions, order: scales)"
+    assert row(card, "grid") == "1x1, 2x2, 4x4 (21 positions, layout: scales)"
     assert row(card, "other sizes") == "none"
     card = model_card(model_of(latent_patch=2))
     assert row(card, "each position") == "a latent vector of 12 channels"

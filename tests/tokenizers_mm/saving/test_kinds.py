@@ -267,7 +267,7 @@ def test_the_card_of_a_tower():
     assert "Tower.from_pretrained" in card
     assert "cannot give images back" in card
     assert "| network | timm:test_vit, 32 x 32 px (random weights) |" in card
-    assert "| grid | 2x2 (4 positions, order: raster) |" in card
+    assert "| grid | 2x2 (4 positions, layout: raster) |" in card
     assert "| other sizes | none |" in card
     weights = sum(v.numel() for v in tower_of().state_dict().values()) - 2 * 64  # less the statistics
     assert f"| parameters | {weights / 1e6:.2f} M |" in card

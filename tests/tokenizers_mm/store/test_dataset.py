@@ -64,7 +64,7 @@ def test_latents_travel_as_bfloat16(tmp_path):
 
 
 def test_several_streams_are_packed_to_the_bit(tmp_path):
-    spec = TokenSpec(image_size=(32, 32), grid=(7,), dim=3, codes=(1000, 2, 17), order="sequence")
+    spec = TokenSpec(image_size=(32, 32), grid=(7,), dim=3, codes=(1000, 2, 17), layout="sequence")
     codes = torch.stack([torch.randint(0, size, (6, 7)) for size in spec.codes], -1)
     with StoreWriter(tmp_path, spec, "f", PLAIN) as writer:
         writer.write_shard(0, Tokens(codes_BNS=codes), [Row(str(i)) for i in range(6)])

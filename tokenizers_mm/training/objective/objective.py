@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.data import Examples
-from tokenizers_mm.geometry import Grid
+from tokenizers_mm.geometry import FeatureGrid
 from tokenizers_mm.losses import Adversary, Alignment, Losses, Perceptual, toklip
 from tokenizers_mm.losses.contrastive import contrastive
 from tokenizers_mm.models import Autoencoder
@@ -99,7 +99,7 @@ class TokenizerObjective(nn.Module):
             module.eval()
         return self
 
-    def _compare(self, z_BND: Tensor, grid: Grid, image_BCHW: Tensor, scale: Scale) -> dict[str, Tensor]:
+    def _compare(self, z_BND: Tensor, grid: FeatureGrid, image_BCHW: Tensor, scale: Scale) -> dict[str, Tensor]:
         """Pixel terms and the adversary's."""
         recon_BCHW = self.autoencoder.pixels(z_BND, grid).float()
         image_BCHW = image_BCHW.float()
@@ -132,7 +132,7 @@ class TokenizerObjective(nn.Module):
             losses["perceptual"] = lambda x, y: c.perceptual * perceptual(x, y).mean()
         return losses
 
-    def _align(self, z_BND: Tensor, grid: Grid, examples: Examples, scale: Scale) -> tuple[Tensor, Tensor]:
+    def _align(self, z_BND: Tensor, grid: FeatureGrid, examples: Examples, scale: Scale) -> tuple[Tensor, Tensor]:
         """The alignment term, and the latents for the decoder, whose gradient is measured there if weights adapt."""
         alignment = self.alignment
         assert alignment is not None
@@ -149,7 +149,7 @@ class TokenizerObjective(nn.Module):
             to_decoder_BND.register_hook(measure)  # type: ignore[no-untyped-call]
         return self._weight("alignment") * part.term, to_decoder_BND
 
-    def _teach_head(self, z_BND: Tensor, grid: Grid, examples: Examples) -> dict[str, Tensor]:
+    def _teach_head(self, z_BND: Tensor, grid: FeatureGrid, examples: Examples) -> dict[str, Tensor]:
         """Image-text contrast, and distillation, on what the semantic head reads off the (quantised) vectors."""
         head, c, terms = self.autoencoder.semantic, self.config, dict[str, Tensor]()
         assert head is not None
