@@ -217,7 +217,7 @@ class _Run:
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images lie in [{low:.3g}, {high:.3g}]: expected [-1, 1]; uint8 x becomes x / 127.5 - 1")
         # Images of the tokenizer's own size fit, even where its positions are no whole number of pixels.
-        if self.pad and self.spec.order == "raster" and tuple(image_BCHW.shape[2:]) != self.spec.image_size:
+        if self.pad and self.spec.layout == "raster" and tuple(image_BCHW.shape[2:]) != self.spec.image_size:
             steps = [pixels // cells for pixels, cells in zip(self.spec.image_size, self.spec.grid, strict=True)]  # type: ignore[operator]
             image_BCHW, _ = pad_to_multiple(image_BCHW, math.lcm(*steps))
         try:
