@@ -331,16 +331,16 @@ def test_a_stopped_demo_says_what_is_left(monkeypatch, tmp_path):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recipes.demo.run.run_demo", stopped)
+    monkeypatch.setattr("recipes.demo.run_demo", stopped)
     assert str(tmp_path / "d" / "logs") in tmm("demo", "--out", tmp_path / "d", status=130)
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise KeyError("ours")
 
-    monkeypatch.setattr("recipes.programs.datasets.write_dataset", broken)
-    monkeypatch.setattr(sys, "argv", ["tmm", "data", "shapes", "--out", "x"])
+    monkeypatch.setattr("recipes.programs.write_dataset", broken)
+    monkeypatch.setattr(sys, "argv", ["tmm", "data", "shapes", "--out", str(tmp_path / "x")])
     with pytest.raises(KeyError, match="ours"):
         cli.main()
 

@@ -223,7 +223,7 @@ def test_what_is_computed_elsewhere_is_told(monkeypatch, plain, tones, capsys):
         raise ValueError("that is all")
 
     monkeypatch.setattr(evaluate, "evaluate", spy)
-    monkeypatch.setattr("tokenizers_mm.runtime.device.choose_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr("tokenizers_mm.runtime.choose_device", lambda name: torch.device("meta"))
     monkeypatch.setattr("recipes.programs.evaluate.choose_device", lambda device: device)
     monkeypatch.setattr(plain, "pool", Moving(plain.Means()))
     result = CliRunner().invoke(cli.app, ["eval", "plain_tokenizers:pool", str(tones)])
