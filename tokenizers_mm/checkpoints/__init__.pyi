@@ -10,11 +10,7 @@ from tokenizers_mm.checkpoints.kinds import (
     rebuild as rebuild,
 )
 from tokenizers_mm.checkpoints.loading import load as load
-from tokenizers_mm.checkpoints.source import (
-    INNER_FOLDERS as INNER_FOLDERS,
-    WEIGHTS as WEIGHTS,
-    check_source as check_source,
-)
+from tokenizers_mm.checkpoints.source import check_source as check_source
 from tokenizers_mm.saving.folder import fingerprint as fingerprint, save as save
 from tokenizers_mm.weights.errors import CheckpointError as CheckpointError
 from tokenizers_mm.weights.provenance import Provenance as Provenance

@@ -13,7 +13,7 @@ from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models import Autoencoder, AutoencoderConfig, Fused, How, config_dict
 from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
-from tokenizers_mm.weights import CheckpointError, Provenance, check_keys, some
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, Provenance, check_keys, load_strict, some
 
 __all__ = ["KINDS", "Model", "describe", "identity", "kind_of", "rebuild"]
 
@@ -122,8 +122,7 @@ def _rebuild_tower(options: Any, state: State, where: str, weights: str) -> Towe
         model = build_tower(record.network, random_init=True)
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    check_keys(model.state_dict(), state, weights)
-    model.load_state_dict(state, assign=True)
+    load_strict(model, state, weights, remedy=OPTIONS_MAY_DIFFER, assign=True)
     model.name, model.weights_sha256 = record.name, record.weights_sha256
     return model
 
@@ -147,7 +146,7 @@ def _rebuild_fused(options: Any, state: State, where: str, weights: str) -> Fuse
         raise CheckpointError(f"{where}: {error}") from error
     own = {key for key in model.state_dict() if not key.startswith(("semantic.", "perceptual."))}
     rest = {key: value for key, value in state.items() if not key.startswith(("semantic.", "perceptual."))}
-    check_keys({key: model.state_dict()[key] for key in own}, rest, weights)
+    check_keys({key: model.state_dict()[key] for key in own}, rest, weights, remedy=OPTIONS_MAY_DIFFER)
     with torch.no_grad():
         for key, value in rest.items():
             model.get_buffer(key).copy_(value)

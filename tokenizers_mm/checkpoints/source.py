@@ -7,22 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tokenizers_mm.weights import TOWERS, CheckpointError
+from tokenizers_mm.weights import INNER_FOLDERS, TOWERS, CheckpointError
 
-__all__ = [
-    "INNER_FOLDERS",
-    "WEIGHTS",
-    "check_source",
-    "configs_in",
-    "is_network",
-    "listing",
-    "refuse_folder",
-    "refuse_path",
-]
+__all__ = ["check_source", "configs_in", "is_network", "listing", "refuse_folder", "refuse_path"]
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-# Where diffusers' pipelines keep their tokenizer.
-INNER_FOLDERS = ("vae", "vqvae", "movq")
 _OF_A_RUN = "tokenizer"  # what `tmm train` leaves in a run folder
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import quantizers
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-from tokenizers_mm.weights import CheckpointError, check_keys
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
 
 def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Autoencoder:
@@ -35,11 +35,7 @@ def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Au
         raise CheckpointError(f"{where}: {error}") from error
     expected = model.state_dict()
     full = {**_neutral(expected, state), **state}
-    check_keys(expected, full, where)
-    for key, value in full.items():
-        if expected[key].is_floating_point() != value.is_floating_point():
-            raise CheckpointError(f"{where}: {key} is {value.dtype}: expected floats; give unquantized weights")
-    model.load_state_dict(full, assign=True)
+    load_strict(model, full, where, remedy=OPTIONS_MAY_DIFFER, assign=True)
     if any(value.is_meta for value in model.bottleneck.buffers()):  # what a constructor computes and no file holds
         made = quantizers.build(config.bottleneck, "bottleneck")
         made.load_state_dict(model.bottleneck.state_dict(), assign=True)

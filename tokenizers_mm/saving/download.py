@@ -19,8 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, not re-exported by name
 
-from tokenizers_mm.checkpoints import INNER_FOLDERS, WEIGHTS
-from tokenizers_mm.weights import CheckpointError
+from tokenizers_mm.weights import INNER_FOLDERS, WEIGHT_SUFFIXES, CheckpointError
 
 _TIMEOUT = 20  # seconds for the answer about a repository
 
@@ -39,7 +38,7 @@ def is_repo_id(text: str) -> bool:
         validate_repo_id(text)
     except HFValidationError:
         return False
-    return not text.endswith((*WEIGHTS, ".json")) and not Path(text).exists()
+    return not text.endswith((*WEIGHT_SUFFIXES, ".json")) and not Path(text).exists()
 
 
 def check(repo_id: str, revision: str | None = None) -> None:
@@ -64,11 +63,11 @@ def download(repo_id: str, revision: str | None = None, *, patterns: Sequence[st
     try:
         info = _ask(repo_id, revision)
         names = _choose((sibling.rfilename for sibling in info.siblings or ()), patterns)
-        if not any(name.endswith(WEIGHTS) for name in names):
+        if not any(name.endswith(WEIGHT_SUFFIXES) for name in names):
             where = f" under {list(patterns)}" if patterns else ""
             raise CheckpointError(
                 f"{repo_id} (revision {revision or 'main'}): no weights{where}; expected a file ending in "
-                f"{', '.join(WEIGHTS)}; name another repository, revision or pattern"
+                f"{', '.join(WEIGHT_SUFFIXES)}; name another repository, revision or pattern"
             )
         folder = snapshot_download(repo_id, revision=info.sha, allow_patterns=[glob.escape(name) for name in names])
         return Downloaded(folder=Path(folder), commit=str(info.sha))
@@ -95,7 +94,7 @@ def _choose(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
         name
         for name in matching
         if name.endswith((".json", ".safetensors"))
-        or (name.endswith(WEIGHTS) and PurePosixPath(name).parent not in safe)
+        or (name.endswith(WEIGHT_SUFFIXES) and PurePosixPath(name).parent not in safe)
     ]
 
 
@@ -104,9 +103,9 @@ def _tokenizer_files(names: list[str]) -> list[str]:
     folders = [f"{name}/" for name in INNER_FOLDERS if f"{name}/config.json" in names]
     if "model_index.json" in names and folders:
         names = [name for name in names if name.startswith(folders[0])]
-    elif any("/" not in name and name.endswith(WEIGHTS) for name in names):
+    elif any("/" not in name and name.endswith(WEIGHT_SUFFIXES) for name in names):
         names = [name for name in names if "/" not in name]
-    full = {name for name in names if name.endswith(WEIGHTS) and not _is_half(name)}
+    full = {name for name in names if name.endswith(WEIGHT_SUFFIXES) and not _is_half(name)}
     folders_with_full = {PurePosixPath(name).parent for name in full}
     return [name for name in names if not (_is_half(name) and PurePosixPath(name).parent in folders_with_full)]
 
@@ -154,7 +153,7 @@ def _cached(repo_id: str, revision: str | None, names: list[str], error: Excepti
         cache = constants.HF_HUB_CACHE
         raise CheckpointError(f"{failed}; expected it in the cache {cache}; {remedy}") from absent
     missing = [name for name in names if not (folder / name).exists()]
-    if not missing and not any(path.suffix in WEIGHTS and path.exists() for path in folder.rglob("*")):
+    if not missing and not any(path.suffix in WEIGHT_SUFFIXES and path.exists() for path in folder.rglob("*")):
         missing = ["all weights"]
     if missing:
         raise CheckpointError(f"{failed}; expected a whole copy, but {folder} lacks {', '.join(missing[:4])}; {remedy}")

@@ -87,7 +87,7 @@ def _load(model: Any, path: Path) -> None:
     leftover = [f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier)]
     state = read_state(path)
     try:
-        load_strict(model, state, path, leftover)
+        load_strict(model, state, path, leftover=leftover)
     except ValueError:
         rename: Callable[..., Any] | None = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
         if rename is None:
@@ -96,7 +96,7 @@ def _load(model: Any, path: Path) -> None:
             renamed = dict(rename(dict(state), model))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
             renamed = state  # a file of another network
-        load_strict(model, renamed, path, leftover)
+        load_strict(model, renamed, path, leftover=leftover)
 
 
 def _resized(model: Any, size: Size | None, name: str) -> Size:

@@ -1,4 +1,5 @@
 from tokenizers_mm.weights.errors import CheckpointError as CheckpointError
+from tokenizers_mm.weights.formats import INNER_FOLDERS as INNER_FOLDERS, WEIGHT_SUFFIXES as WEIGHT_SUFFIXES
 from tokenizers_mm.weights.network_names import (
     INCEPTIONS as INCEPTIONS,
     LPIPS_BACKBONES as LPIPS_BACKBONES,
@@ -9,6 +10,7 @@ from tokenizers_mm.weights.network_names import (
 )
 from tokenizers_mm.weights.provenance import Provenance as Provenance
 from tokenizers_mm.weights.state_dict import (
+    OPTIONS_MAY_DIFFER as OPTIONS_MAY_DIFFER,
     check_keys as check_keys,
     file_sha256 as file_sha256,
     load_strict as load_strict,

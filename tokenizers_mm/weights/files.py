@@ -18,13 +18,10 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from tokenizers_mm.checkpoints import WEIGHTS
 from tokenizers_mm.weights import safe_pickles
 from tokenizers_mm.weights.errors import CheckpointError
+from tokenizers_mm.weights.formats import PICKLE_NAMES, SAFETENSORS_NAMES, WEIGHT_SUFFIXES
 
-# How diffusers and transformers call a folder's one model, best first.
-_SAFETENSORS_NAMES: tuple[str, ...] = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_PICKLE_NAMES: tuple[str, ...] = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
 _EXPECTED = "expected a safetensors file, one from torch.save, or a shard index (*.index.json)"
 _AGAIN = "copy or download it again"
 _LOG_IN = "download it again, logged in where the site asks for it"
@@ -83,17 +80,17 @@ def find(folder: Path) -> Path:
     """
     try:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-        inner = sorted({path.parent.name for path in folder.glob("*/*") if path.suffix in WEIGHTS})
+        inner = sorted({path.parent.name for path in folder.glob("*/*") if path.suffix in WEIGHT_SUFFIXES})
     except OSError as error:
         raise _unreadable(folder, error) from error
-    weights = [name for name in names if name.endswith(WEIGHTS)]
+    weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
     full = [name for name in weights if not {"fp16", "bf16"} & set(name.split("."))]
     groups = (
-        [name for name in _SAFETENSORS_NAMES if name in names][:1],
+        [name for name in SAFETENSORS_NAMES if name in names][:1],
         [name for name in names if name.endswith(".safetensors.index.json")],
         [name for name in names if name.endswith(".index.json")],
         [name for name in full if name.endswith(".safetensors")],
-        [name for name in _PICKLE_NAMES if name in names][:1],
+        [name for name in PICKLE_NAMES if name in names][:1],
         full,
         weights,
     )
@@ -103,7 +100,9 @@ def find(folder: Path) -> Path:
     if candidates:
         raise CheckpointError(f"{folder}: holds {', '.join(candidates)}; expected one weights file; give its own path")
     remedy = f"its sub-folders {', '.join(inner)} do, give one of them" if inner else _AGAIN
-    raise CheckpointError(f"{folder}: holds no weights; expected a file ending in {', '.join(WEIGHTS)}; {remedy}")
+    raise CheckpointError(
+        f"{folder}: holds no weights; expected a file ending in {', '.join(WEIGHT_SUFFIXES)}; {remedy}"
+    )
 
 
 def _file(path: Path) -> Path:
@@ -228,7 +227,7 @@ def _index(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: JSON without a weight_map; {_EXPECTED}; {remedy}")
     for name in shards.values():
         # links inside the folder are the hub cache's own; a path of any kind would leave it
-        if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(WEIGHTS):
+        if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(WEIGHT_SUFFIXES):
             raise CheckpointError(
                 f"{path}: lists the shard {name!r}; expected a file name in the same folder; {remedy}"
             )

@@ -13,9 +13,24 @@ from torch import Tensor, nn
 from tokenizers_mm.weights.errors import CheckpointError
 from tokenizers_mm.weights.files import read
 
-__all__ = ["check_keys", "file_sha256", "load_strict", "read_state", "some", "tensors_sha256", "unfetched"]
+__all__ = [
+    "OPTIONS_MAY_DIFFER",
+    "check_keys",
+    "file_sha256",
+    "load_strict",
+    "read_state",
+    "some",
+    "tensors_sha256",
+    "unfetched",
+]
 
 _WRAPPERS = ("state_dict", "model")
+# How the error about keys goes on: for a network of known weights, and for a tokenizer of options that may differ.
+_ANOTHER = "; give the weights of exactly this network"
+OPTIONS_MAY_DIFFER = (
+    " (in our names); not the whole, or not only, the tokenizer it looks like: copy it again, or say config= for "
+    "options that differ"
+)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -32,22 +47,53 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_strict(model: nn.Module, state: Mapping[str, Tensor], path: Path, leftover: Sequence[str] = ()) -> None:
-    """Load every tensor of the model from `state`; of others only those whose name starts with one of `leftover`.
+def load_strict(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    where: Path | str,
+    *,
+    leftover: Sequence[str] = (),
+    remedy: str = _ANOTHER,
+    assign: bool = False,
+) -> None:
+    """Load every tensor of the model from `state`, or nothing at all.
 
-    Raises `ValueError` naming the file and the first tensor that is missing, unknown or of another shape.
+    leftover  how names start that `state` may hold beside them
+    assign    the tensors become the model's own as they are, mapped or shared, in place of copies of their values
+
+    Raises the `CheckpointError` of `check_keys`, and with `assign` one for integers where the model has floats.
     """
     own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unknown = sorted(name for name in state.keys() - own.keys() if not name.startswith(tuple(leftover)))
-    shapes = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
-    for found, what in ((missing, "are not in it"), (unknown, "are not known to it"), (shapes, "have another shape")):
-        if found:
-            raise ValueError(
-                f"{path}: {len(found)} tensors of the network {what}, the first {found[0]!r}; "
-                "give the weights of exactly this network"
-            )
-    model.load_state_dict({name: state[name] for name in own})
+    wanted = {name: value for name, value in state.items() if name in own or not name.startswith(tuple(leftover))}
+    check_keys(own, wanted, where, remedy=remedy)
+    for name, value in wanted.items():
+        if assign and own[name].is_floating_point() != value.is_floating_point():
+            raise CheckpointError(f"{where}: {name} is {value.dtype}: expected floats; give unquantized weights")
+    model.load_state_dict(wanted, assign=assign)
+
+
+def check_keys(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path | str, *, remedy: str = _ANOTHER
+) -> None:
+    """Raise one `CheckpointError` that names what is missing, what is too much, and which shapes differ, if any is."""
+    shapes = [
+        f"{key} {tuple(state[key].shape)} (expected {tuple(expected[key].shape)})"
+        for key in sorted(expected.keys() & state.keys())
+        if expected[key].shape != state[key].shape
+    ]
+    problems = {
+        "missing keys": sorted(expected.keys() - state.keys()),
+        "unexpected keys": sorted(state.keys() - expected.keys()),
+        "wrong shapes": shapes,
+    }
+    found = [f"{name}: {some(keys)}" for name, keys in problems.items() if keys]
+    if found:
+        raise CheckpointError(f"{where}: {'; '.join(found)}{remedy}")
+
+
+def some(keys: Sequence[str], count: int = 4) -> str:
+    """The first few, and how many more."""
+    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
 def unfetched(name: str, error: Exception) -> ValueError:
@@ -72,25 +118,3 @@ def tensors_sha256(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: Path | str) -> None:
-    """One line that names what is missing, what is too much, and which shapes differ."""
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    shapes = [
-        f"{key} {tuple(state[key].shape)} (expected {tuple(expected[key].shape)})"
-        for key in sorted(expected.keys() & state.keys())
-        if expected[key].shape != state[key].shape
-    ]
-    problems = {"missing keys": missing, "unexpected keys": unexpected, "wrong shapes": shapes}
-    found = [f"{name}: {some(keys)}" for name, keys in problems.items() if keys]
-    if found:
-        raise CheckpointError(
-            f"{where}: {'; '.join(found)} (in our names); not the whole, or not only, the tokenizer it looks like: "
-            "copy it again, or say config= for options that differ"
-        )
-
-
-def some(keys: list[str], count: int = 4) -> str:
-    """The first few, and how many more."""
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
