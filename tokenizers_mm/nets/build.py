@@ -1,9 +1,11 @@
-"""Networks that tokenizers are made of: image -> features, features -> image."""
+"""Networks that tokenizers are made of: image -> features, features -> image. One table says which there are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Discriminator, Tag
 from torch import nn
@@ -15,122 +17,90 @@ from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
 from tokenizers_mm.nets.emu3 import Emu3Config, Emu3Decoder, Emu3Encoder
 from tokenizers_mm.nets.flow_decoder import FlowDecoder, FlowDecoderConfig
 from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import DecoderOptions, NetOptions
 from tokenizers_mm.nets.query import QueryConfig, QueryDecoder, QueryEncoder
 from tokenizers_mm.nets.tower_net import TowerEncoder, TowerNetConfig
 from tokenizers_mm.nets.vit import ViTConfig, ViTDecoder, ViTEncoder
+
+__all__ = ["NETS", "DecoderConfig", "Net", "NetConfig", "build_nets", "check_pair", "geometry_of"]
+
+Half = Callable[[Any, int, Geometry], nn.Module]  # of its options, the channels of the features, the geometry
+
+
+class Net(NamedTuple):
+    """One kind of net: the class of its options, and its two halves; None where it has only one of them."""
+
+    config: type[DecoderOptions]
+    encoder: Half | None
+    decoder: Half | None
+
+
+NETS: dict[str, Net] = {
+    "conv": Net(ConvConfig, Encoder, Decoder),
+    "dc": Net(DCConfig, DCEncoder, DCDecoder),
+    "causal": Net(CausalConfig, CausalEncoder, CausalDecoder),
+    "emu3": Net(Emu3Config, Emu3Encoder, Emu3Decoder),
+    "vit": Net(ViTConfig, ViTEncoder, ViTDecoder),
+    "query": Net(QueryConfig, QueryEncoder, QueryDecoder),
+    "tower": Net(TowerNetConfig, TowerEncoder, None),
+    "flow": Net(FlowDecoderConfig, None, FlowDecoder),
+}
 
 
 def _kind(config: Any) -> Any:
     return config.get("kind", "conv") if isinstance(config, Mapping) else getattr(config, "kind", None)
 
 
-NetConfig = Annotated[
-    Annotated[ConvConfig, Tag("conv")]
-    | Annotated[DCConfig, Tag("dc")]
-    | Annotated[CausalConfig, Tag("causal")]
-    | Annotated[Emu3Config, Tag("emu3")]
-    | Annotated[ViTConfig, Tag("vit")]
-    | Annotated[QueryConfig, Tag("query")]
-    | Annotated[TowerNetConfig, Tag("tower")],
-    Discriminator(_kind),
-]
-DecoderConfig = Annotated[
-    Annotated[ConvConfig, Tag("conv")]
-    | Annotated[DCConfig, Tag("dc")]
-    | Annotated[CausalConfig, Tag("causal")]
-    | Annotated[Emu3Config, Tag("emu3")]
-    | Annotated[ViTConfig, Tag("vit")]
-    | Annotated[QueryConfig, Tag("query")]
-    | Annotated[FlowDecoderConfig, Tag("flow")],
-    Discriminator(_kind),
-]
-
-__all__ = [
-    "CausalConfig",
-    "ConvConfig",
-    "DCConfig",
-    "DecoderConfig",
-    "Emu3Config",
-    "FlowDecoder",
-    "FlowDecoderConfig",
-    "Geometry",
-    "NetConfig",
-    "QueryConfig",
-    "TowerNetConfig",
-    "ViTConfig",
-    "build_nets",
-]
-
-_ENCODERS: dict[str, Any] = {
-    "conv": Encoder,
-    "dc": DCEncoder,
-    "causal": CausalEncoder,
-    "emu3": Emu3Encoder,
-    "vit": ViTEncoder,
-    "query": QueryEncoder,
-    "tower": TowerEncoder,
-}
-_DECODERS: dict[str, Any] = {
-    "conv": Decoder,
-    "dc": DCDecoder,
-    "causal": CausalDecoder,
-    "emu3": Emu3Decoder,
-    "vit": ViTDecoder,
-    "query": QueryDecoder,
-    "flow": FlowDecoder,
-}
-_PLACED = (QueryEncoder, QueryDecoder, FlowDecoder)  # those that have to know the geometry
+def _one_of(half: str) -> Any:
+    """The options of all nets that have this half, told apart by their kind."""
+    members = [Annotated[net.config, Tag(kind)] for kind, net in NETS.items() if getattr(net, half)]
+    return Annotated[reduce(or_, members), Discriminator(_kind)]
 
 
-def geometry_of(net: NetConfig, image_size: tuple[int, int]) -> Geometry:
+if TYPE_CHECKING:
+    NetConfig = NetOptions
+    DecoderConfig = DecoderOptions
+else:
+    NetConfig = _one_of("encoder")
+    DecoderConfig = _one_of("decoder")
+
+
+def geometry_of(net: NetOptions, image_size: tuple[int, int]) -> Geometry:
     """Where decoders of this net's features paint."""
-    return Geometry(image_size, net.downsampling, net.tokens if isinstance(net, QueryConfig) else None)
+    return Geometry(image_size, net.downsampling, net.tokens)
 
 
-def check_pair(net: NetConfig, decoder: DecoderConfig | None) -> None:
+def check_pair(net: NetOptions, decoder: DecoderOptions | None) -> None:
     """Refuse, with a `ValueError`, a decoder that cannot take the features of this net's encoder."""
     if decoder is None:
-        if isinstance(net, TowerNetConfig):
-            raise ValueError("net tower: only encodes; set decoder_net, for example {kind: vit}")
+        if NETS[net.kind].decoder is None:
+            raise ValueError(f"net {net.kind}: only encodes; set decoder_net, for example {{kind: vit}}")
         return
-    if isinstance(net, QueryConfig) and not isinstance(decoder, QueryConfig | FlowDecoderConfig):
-        raise ValueError(
-            f"decoder_net {decoder.kind}: takes a map, net query gives {net.tokens} tokens; use query or flow"
-        )
-    if isinstance(decoder, QueryConfig) and (not isinstance(net, QueryConfig) or net.tokens != decoder.tokens):
-        raise ValueError(
-            f"decoder_net query: takes {decoder.tokens} tokens without a place, which net {net.kind} does not give"
-        )
+    decoder.check_takes(net)
     if decoder.image_channels != net.image_channels:
         raise ValueError(
             f"decoder_net gives {decoder.image_channels} image channels, net takes {net.image_channels}: must be equal"
         )
-    if not isinstance(decoder, FlowDecoderConfig) and decoder.downsampling != net.downsampling:
-        raise ValueError(
-            f"decoder_net has a downsampling of {decoder.downsampling}, net one of {net.downsampling}: must be equal"
-        )
 
 
 def build_nets(
-    config: NetConfig,
+    config: NetOptions,
     encoder_channels: int,
     decoder_channels: int,
     *,
-    decoder: DecoderConfig | None = None,
+    decoder: DecoderOptions | None = None,
     image_size: tuple[int, int] = (256, 256),
 ) -> tuple[nn.Module, nn.Module]:
     """Encoder that gives `encoder_channels`, and decoder that takes `decoder_channels`.
 
     decoder     a decoder of another kind or size than that of `config`
     image_size  for nets that take images of one size only
+
+    Raises `ValueError` for a decoder that does not fit.
     """
-    geometry, other = geometry_of(config, image_size), config if decoder is None else decoder
-
-    def made(kind: Any, options: NetConfig | DecoderConfig, channels: int) -> nn.Module:
-        part: nn.Module = kind(options, channels, geometry) if kind in _PLACED else kind(options, channels)
-        return part
-
-    return (
-        made(_ENCODERS[config.kind], config, encoder_channels),
-        made(_DECODERS[other.kind], other, decoder_channels),
-    )
+    check_pair(config, decoder)
+    options, geometry = decoder or config, geometry_of(config, image_size)
+    encode, decode = NETS[config.kind].encoder, NETS[options.kind].decoder
+    assert encode is not None
+    assert decode is not None
+    return encode(config, encoder_channels, geometry), decode(options, decoder_channels, geometry)

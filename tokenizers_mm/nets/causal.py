@@ -17,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import NetOptions
+
 
 @dataclass(frozen=True, kw_only=True)
-class CausalConfig:
+class CausalConfig(NetOptions):
     """Shape of an encoder-decoder pair; each level after the first halves the resolution.
 
     channels          width of the encoder's level 0; decoder_channels that of the decoder's (default: the same)
@@ -232,7 +235,7 @@ class Middle(nn.Module):
 class CausalEncoder(nn.Module):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.downsampling."""
 
-    def __init__(self, config: CausalConfig, out_channels: int) -> None:
+    def __init__(self, config: CausalConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         self.config, widths = config, config.widths
         self.conv_in = nn.Conv2d(config.image_channels * config.patch**2, config.channels, 3, padding=1)
@@ -262,7 +265,7 @@ class CausalEncoder(nn.Module):
 class CausalDecoder(nn.Module):
     """Features [B, in_channels, h, w] -> image [B, image_channels, h * f, w * f]."""
 
-    def __init__(self, config: CausalConfig, in_channels: int) -> None:
+    def __init__(self, config: CausalConfig, in_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         self.config, widths = config, config.decoder_widths
         self.conv_in = nn.Conv2d(in_channels, widths[-1], 3, padding=1)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.nets.conv_config import ConvConfig as ConvConfig
+from tokenizers_mm.nets.geometry import Geometry
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu, "mish": F.mish}
 
@@ -188,7 +189,7 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.downsampling."""
 
-    def __init__(self, config: ConvConfig, out_channels: int) -> None:
+    def __init__(self, config: ConvConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         c, widths = config, config.widths
         self.patch, self.activation = c.patch, ACTIVATIONS[c.activation]
@@ -215,7 +216,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features [B, in_channels, h, w] -> image [B, image_channels, h * f, w * f]."""
 
-    def __init__(self, config: ConvConfig, in_channels: int) -> None:
+    def __init__(self, config: ConvConfig, in_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         c, widths = config, config.decoder_widths
         inputs = [*widths[1:], widths[-1]]  # of each level, counted from full resolution

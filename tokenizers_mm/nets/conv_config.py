@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from tokenizers_mm.nets.options import NetOptions
+
 Activation = Literal["silu", "relu", "gelu", "mish"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvConfig:
+class ConvConfig(NetOptions):
     """Shape of an encoder-decoder pair; each level after the first halves the resolution.
 
     channels          width of level 0; multipliers  width of each level over that of level 0 (fractions are allowed

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tokenizers_mm.nets.conv import ACTIVATIONS
 from tokenizers_mm.nets.dc_config import DCConfig as DCConfig, Downsampling, Level, Norm, Upsampling
+from tokenizers_mm.nets.geometry import Geometry
 
 
 class ChannelNorm(nn.Module):
@@ -203,7 +204,7 @@ def shortcut_factor(name: str, width: int, latent_channels: int, wanted: bool) -
 class DCEncoder(nn.Module):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.downsampling."""
 
-    def __init__(self, config: DCConfig, out_channels: int) -> None:
+    def __init__(self, config: DCConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         c, levels = config, config.encoder_levels
         self.conv_in: nn.Module
@@ -232,7 +233,7 @@ class DCEncoder(nn.Module):
 class DCDecoder(nn.Module):
     """Features [B, in_channels, h, w] -> image [B, image_channels, h * f, w * f]."""
 
-    def __init__(self, config: DCConfig, in_channels: int) -> None:
+    def __init__(self, config: DCConfig, in_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         c, levels = config, config.decoder_levels
         self.activation = ACTIVATIONS[c.last_activation]

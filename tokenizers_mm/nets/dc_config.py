@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 from tokenizers_mm.nets.conv_config import Activation
+from tokenizers_mm.nets.options import NetOptions
 
 Block = Literal["residual", "attention"]
 Norm = Literal["rms", "batch"]
@@ -26,7 +27,7 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCConfig:
+class DCConfig(NetOptions):
     """Shape of an encoder-decoder pair, level by level from full resolution down; each level halves both sides.
 
     widths      channels of each level; layers  blocks of each level. Level 0 may have none: then the convolution next

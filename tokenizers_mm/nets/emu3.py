@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from tokenizers_mm.nets.conv import Encoder, Upsample
 from tokenizers_mm.nets.conv_config import ConvConfig
+from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import NetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Emu3Config:
+class Emu3Config(NetOptions):
     """Shape of an encoder-decoder pair; each level after the first halves the resolution.
 
     channels          width of level 0; multipliers  width of each level over that of level 0
@@ -193,7 +195,7 @@ class Middle(nn.Module):
 class Emu3Encoder(Encoder):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.downsampling."""
 
-    def __init__(self, config: Emu3Config, out_channels: int) -> None:
+    def __init__(self, config: Emu3Config, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__(config.spatial, out_channels)
         self.frames, shape = config.frames, (out_channels, out_channels, (4, 3, 3))
         self.time_conv = nn.ModuleList(
@@ -216,7 +218,7 @@ class Emu3Decoder(nn.Module):
     The convolution after the codebook is part of this net, because the norms need the vectors before it too.
     """
 
-    def __init__(self, config: Emu3Config, in_channels: int) -> None:
+    def __init__(self, config: Emu3Config, in_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         c, widths = config.spatial, config.spatial.widths
         inputs = [*widths[1:], widths[-1]]  # of each level, counted from full resolution

@@ -21,13 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import DecoderOptions, NetOptions
 from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
 from tokenizers_mm.nets.vit import Patches, Pixels
 
@@ -37,7 +38,7 @@ _WAVES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowDecoderConfig:
+class FlowDecoderConfig(DecoderOptions):
     """A flow decoder; its downsampling is that of the encoder it belongs to.
 
     patch     pixels per side of what the transformer sees as one position; divides the downsampling of a map of tokens
@@ -52,6 +53,7 @@ class FlowDecoderConfig:
     seed      of the noise that decoding starts from
     """
 
+    generative: ClassVar[bool] = True
     kind: Literal["flow"] = "flow"
     patch: int = 4
     size: Size = field(default_factory=Size)
@@ -76,6 +78,9 @@ class FlowDecoderConfig:
             raise ValueError(
                 f"guidance={self.guidance}: needs drop > 0, or the unconditional velocity is never trained"
             )
+
+    def check_takes(self, net: NetOptions) -> None:
+        """It takes any: it has the downsampling of the encoder, and learns a place for tokens without one."""
 
 
 def interpolate(data_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tokenizers_mm.api import Layout
 from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import NetOptions
 from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
 from tokenizers_mm.nets.vit import Patches, Pixels
 
@@ -27,7 +29,7 @@ _DEVIATION = 0.02  # of learned positions at the start
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryConfig:
+class QueryConfig(NetOptions):
     """An encoder and a decoder, of independent sizes.
 
     patch   pixels per side of a patch; image sides must be multiples of it
@@ -64,6 +66,11 @@ class QueryConfig:
     def downsampling(self) -> int:
         """Sides of images are multiples of this; there are no positions along them."""
         return self.patch
+
+    @property
+    def layout(self) -> Layout:
+        """A sequence; nested where any prefix decodes."""
+        return "nested" if self.nested else "sequence"
 
 
 def prefix_mask(patches: int, tokens: int) -> Tensor:

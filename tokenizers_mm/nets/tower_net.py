@@ -10,18 +10,20 @@ Shape letters: B batch, C channels, H and W pixels, D channels of the tower, h a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.geometry import as_map
+from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import NetOptions
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowerNetConfig:
+class TowerNetConfig(NetOptions):
     """A tower as encoder; it has no decoder of its own, so `decoder_net` says which.
 
     tower         the network, and the size it sees images in (DINOv2 of patch 14 at 224 pixels gives 16 x 16 positions,
@@ -30,6 +32,7 @@ class TowerNetConfig:
     random_init   random weights: a tower that understands nothing, to compare with
     """
 
+    frozen: ClassVar[bool] = True
     tower: TowerConfig
     kind: Literal["tower"] = "tower"
     downsampling: int = 16
@@ -53,7 +56,7 @@ class TowerEncoder(nn.Module):
     memory (on "meta", as loading does), the tower has random weights until a state dict is assigned, and fetches none.
     """
 
-    def __init__(self, config: TowerNetConfig, out_channels: int) -> None:
+    def __init__(self, config: TowerNetConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         self.downsampling = config.downsampling
         self.tower = _built(config)

@@ -15,13 +15,15 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.nets.geometry import Geometry
+from tokenizers_mm.nets.options import NetOptions
 from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
 
 _FIRST_CONTRAST = 0.1  # deviation of decoded pixels before training: nearly grey, as good a guess as there is
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(NetOptions):
     """An encoder and a decoder, of independent sizes.
 
     patch    pixels per side of what becomes one position: the downsampling
@@ -88,7 +90,7 @@ class Pixels(nn.Module):
 class ViTEncoder(nn.Module):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.patch."""
 
-    def __init__(self, config: ViTConfig, out_channels: int) -> None:
+    def __init__(self, config: ViTConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         size = config.encoder
         self.patches = Patches(config.patch, config.image_channels, size.width)
@@ -106,7 +108,7 @@ class ViTEncoder(nn.Module):
 class ViTDecoder(nn.Module):
     """Features [B, in_channels, h, w] -> image [B, image_channels, h * f, w * f]."""
 
-    def __init__(self, config: ViTConfig, in_channels: int) -> None:
+    def __init__(self, config: ViTConfig, in_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         size = config.decoder or config.encoder
         self.embed = scaled(nn.Linear(in_channels, size.width))
