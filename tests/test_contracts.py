@@ -596,6 +596,7 @@ DISCRETE_SPECS = [
     TokenSpec(image_size=(16, 16), grid=(5,), dim=3, codes=(4, 9), layout="sequence"),
     TokenSpec(image_size=(16, 16), grid=(3,), dim=2, codes=(16,), layout="nested"),
     TokenSpec(image_size=(16, 16), grid=((1, 1), (2, 2)), dim=2, codes=(5,), layout="scales"),
+    TokenSpec(image_size=(16, 16), grid=((2, 2), (1, 3)), dim=2, codes=(5,), layout="parts"),
 ]
 SPECS = [
     spec

@@ -122,7 +122,15 @@ def test_specs():
     assert spec.codes == (48,)
     assert Fused(half(IDENTITY, 8), half(GAUSSIAN)).downsampling == 8
     assert Fused(Towerish(), half(GAUSSIAN)).downsampling == 8
-    assert Fused(Towerish((4, 4)), half(GAUSSIAN)).downsampling == 4
+    assert Fused(Towerish((4, 6)), half(GAUSSIAN)).downsampling == 4
+
+
+def test_a_half_that_says_no_downsampling_counts_by_its_own_grid():
+    """Whichever half it is, and whatever the layout of both together."""
+    for how in ("channel", "sequence"):
+        for grid, expected in (((2, 3), 8), ((4, 6), 4), ((4, 4), 12)):  # steps of 4 and 6 pixels
+            assert Fused(Towerish(grid), half(GAUSSIAN), how).downsampling == expected
+            assert Fused(half(GAUSSIAN), Towerish(grid), how).downsampling == expected
 
 
 def test_other_image_sizes():
