@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Grid = tuple[Any, ...]  # (h, w) in raster order, (n,) without a place, or ((h1, w1), (h2, w2), ...) from coarse to fine
@@ -142,6 +141,25 @@ class Quantizer(nn.Module, ABC):
         """
         return self.decode(codes_BNS)
 
+    def stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        """What each stream contributes to the vectors, [B, N, S, dim]: over streams they sum to `vectors`.
+
+        One stream: the vector itself. Residual: the vector that each level adds, so that running sums over streams are
+        the vectors of shorter prefixes (a depth transformer's input, as in VILA-U, https://arxiv.org/abs/2409.04429).
+        Product, and several streams of bits: the channels of that stream, zero elsewhere, so that each stream's can
+        be read off (UniTok, https://arxiv.org/abs/2502.20321). Projected: the same through the map out, whose bias the
+        first stream has. `ValueError` where there are no codes.
+        """
+        if not self.codes:
+            raise ValueError(f"{self.kind} has no streams: what it gives are latents")
+        self._check_codes(codes_BNS)
+        with torch.autocast(codes_BNS.device.type, enabled=False):
+            return self._stream_vectors(codes_BNS)
+
+    def flip_bits(self, codes_BNS: Tensor, flip_BND: Tensor) -> Tensor:
+        """Codes whose vectors have the other sign where `flip_BND` is True; `ValueError` where codes are not bits."""
+        raise ValueError(f"{self.kind} has no bits to flip: only lfq and bsq have")
+
     def posterior(self, z_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, N, dim], of vectors [B, N, in_dim]; `ValueError` where there are none."""
         raise ValueError(f"{self.kind} has no posterior: only gaussian has")
@@ -167,6 +185,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def _decode(self, codes_BNS: Tensor) -> Tensor: ...
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        if len(self.codes) > 1:
+            raise ValueError(f"{self.kind} does not tell what each of its {len(self.codes)} streams contributes")
+        return self._decode(codes_BNS)[..., None, :]
 
     def _codes_of(self, q_BND: Tensor) -> Tensor:
         return self._encode(q_BND)
@@ -208,22 +231,6 @@ class Quantizer(nn.Module, ABC):
                 raise ValueError(
                     f"codes_BNS of stream {stream} lie in [{least}, {most}]: {self.kind} has codes 0..{size - 1}"
                 )
-
-
-def mean_over(x_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Mean over the elements of real positions, a scalar; zero (with a gradient) where there are none."""
-    if not x_BND.numel():
-        return x_BND.sum()
-    if mask_BN is None:
-        return x_BND.mean()
-    return (x_BND * mask_BN[..., None]).sum() / (mask_BN.sum() * x_BND.shape[-1]).clamp(min=1)
-
-
-def mean_square(a_BND: Tensor, b_BND: Tensor, mask_BN: Tensor | None) -> Tensor:
-    """Mean squared difference over the elements of real positions; see `mean_over`."""
-    if mask_BN is None and a_BND.numel():
-        return F.mse_loss(a_BND, b_BND)  # one pass, where the difference and its square would be two more
-    return mean_over((a_BND - b_BND).square(), mask_BN)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer
+from quantizers.means import mean_over
 
 # The range every latent-diffusion implementation clamps log-variances to.
 _LOGVAR_RANGE = (-30.0, 20.0)

@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_not_negative, check_positive
 from quantizers.kernels import nearest
+from quantizers.means import mean_over
 
 _BLOCK_BYTES = 32 * 2**20  # of logits, where no gradient has to keep them
 
@@ -56,10 +58,8 @@ class Gumbel(Quantizer):
             raise ValueError(
                 f"size={size}, dim={dim}, in_dim={in_dim}: expected at least 2 codes, and at least 1 channel each"
             )
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature={temperature}: expected a positive number")
-        if kl < 0:
-            raise ValueError(f"kl={kl}: may not be negative")
+        check_positive(temperature=temperature)
+        check_not_negative(kl=kl)
         self.size, self.dim, self.in_dim = size, dim, in_dim
         self.temperature, self.kl, self.straight_through = temperature, kl, straight_through
         self.codes = (size,)

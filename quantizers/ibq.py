@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_codebook, check_not_negative, check_positive
 from quantizers.kernels import nearest, soft_rows
+from quantizers.means import mean_square
 
 
 class IBQ(Quantizer):
@@ -43,14 +45,9 @@ class IBQ(Quantizer):
         temperature: float = 0.01,
     ) -> None:
         super().__init__()
-        if size < 2 or dim < 1:
-            raise ValueError(f"size={size}, dim={dim}: expected a codebook of at least 2 rows of at least 1 channel")
-        weights = {"commitment": commitment, "codebook": codebook, "quant": quant, "entropy": entropy}
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f"{name}={value}: may not be negative")
-        if temperature <= 0:
-            raise ValueError(f"temperature={temperature}: expected a positive number")
+        check_codebook(size, dim)
+        check_not_negative(commitment=commitment, codebook=codebook, quant=quant, entropy=entropy)
+        check_positive(temperature=temperature)
         self.size, self.commitment, self.codebook, self.quant = size, commitment, codebook, quant
         self.entropy, self.temperature = entropy, temperature
         self.in_dim = self.dim = dim

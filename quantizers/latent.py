@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_not_negative
 from quantizers.kernels import scalar_quantize
+from quantizers.means import mean_square
 from quantizers.straight_through import straight_through
 
 
@@ -45,9 +47,7 @@ class Latent(Quantizer):
             raise ValueError(f"levels={self.levels}: expected at least one channel, and 2 or more levels in each")
         if math.prod(self.levels) > 2**62:
             raise ValueError(f"levels={self.levels}: {math.prod(self.levels)} codes do not fit an int64")
-        for name, weight in (("commitment", commitment), ("codebook", codebook)):
-            if not (weight >= 0 and math.isfinite(weight)):
-                raise ValueError(f"{name}={weight}: expected a finite weight of at least 0")
+        check_not_negative(commitment=commitment, codebook=codebook)
         self.commitment, self.codebook = commitment, codebook
         self.in_dim = self.dim = len(self.levels)
         self.codes = (math.prod(self.levels),)

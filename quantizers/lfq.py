@@ -16,10 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_not_negative, check_positive
 from quantizers.kernels import bit_entropy, sign_quantize, sign_vectors
 from quantizers.kernels.bits import stream_bits
 from quantizers.kernels.entropy import group_bits
+from quantizers.means import mean_square
 from quantizers.straight_through import straight_through
 
 BitOrder = Literal["msb", "lsb"]
@@ -60,12 +62,8 @@ class LFQ(Quantizer):
     ) -> None:
         super().__init__()
         width = stream_bits(dim, streams)
-        for name, value in {"commitment": commitment, "entropy": entropy, "diversity": diversity}.items():
-            if not value >= 0:
-                raise ValueError(f"{name}={value}: may not be negative")
-        for name, value in {"temperature": temperature, "scale": scale}.items():
-            if not value > 0:
-                raise ValueError(f"{name}={value}: expected a positive number")
+        check_not_negative(commitment=commitment, entropy=entropy, diversity=diversity)
+        check_positive(temperature=temperature, scale=scale)
         if bit_order not in ("msb", "lsb"):
             raise ValueError(f"bit_order={bit_order!r}: expected msb or lsb")
         if entropy or entropy_group is not None:
@@ -74,6 +72,14 @@ class LFQ(Quantizer):
         self.temperature, self.entropy_group, self.bit_order, self.scale = temperature, entropy_group, bit_order, scale
         self.in_dim = self.dim = dim
         self.codes = (2**width,) * streams
+
+    def flip_bits(self, codes_BNS: Tensor, flip_BND: Tensor) -> Tensor:
+        """Codes [B, N, S] whose vectors have the other sign where `flip_BND` [B, N, dim] is True."""
+        self._check_codes(codes_BNS)
+        shape = (*codes_BNS.shape[:2], self.dim)
+        if flip_BND.dtype != torch.bool or flip_BND.shape != shape:
+            raise ValueError(f"flip_BND is {flip_BND.dtype} of shape {tuple(flip_BND.shape)}: expected bool of {shape}")
+        return codes_BNS ^ self._signs(flip_BND.float() - 0.5)[1]
 
     def _latent(self, z_BND: Tensor) -> Tensor:
         """Vectors to which codes are near; their signs are those of z."""
@@ -113,3 +119,8 @@ class LFQ(Quantizer):
 
     def _decode(self, codes_BNS: Tensor) -> Tensor:
         return sign_vectors(codes_BNS, self.dim, scale=self.scale, msb=self.bit_order == "msb")
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        stream_D = torch.arange(self.dim, device=codes_BNS.device) // (self.dim // self.streams)
+        own_SD = stream_D == torch.arange(self.streams, device=codes_BNS.device)[:, None]
+        return torch.where(own_SD, self._decode(codes_BNS)[..., None, :], 0.0)

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from typing import Literal, Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Grid, Quantized, Quantizer, mean_square
+from quantizers.base import Grid, Quantized, Quantizer
 from quantizers.inner import checked_inner, codes_in
+from quantizers.means import mean_square
+from quantizers.scales import Resize, Side, Sides, as_map, as_raster, checked_scales, phi_index, resized
 from quantizers.straight_through import straight_through
-
-Side = int | Sequence[int]
 
 
 class MultiScale(Quantizer):
@@ -64,7 +63,7 @@ class MultiScale(Quantizer):
             )
         if upscale not in ("bicubic", "bilinear"):
             raise ValueError(f"upscale={upscale!r}: expected bicubic or bilinear")
-        self.scales = _checked(scales)
+        self.scales = checked_scales(scales)
         self.quantizer = checked_inner(inner)
         if self.quantizer.in_dim != self.quantizer.dim:
             raise ValueError(f"inner takes {self.quantizer.in_dim} channels and gives {self.quantizer.dim}: must agree")
@@ -81,7 +80,7 @@ class MultiScale(Quantizer):
     def with_scales(self, scales: Sequence[Side]) -> Self:
         """The same weights, shared and not copied, for a grid of another size or with other scales."""
         other = copy.copy(self)
-        other.scales = _checked(scales)
+        other.scales = checked_scales(scales)
         return other
 
     def length(self, positions: int) -> int:
@@ -107,33 +106,94 @@ class MultiScale(Quantizer):
         """Vectors [B, L, D] of the codes [B, L, S] alone, before they are spread over the grid and added up."""
         return self.quantizer.decode(codes_BNS)
 
-    def next_scale_inputs(self, codes_BLS: Tensor) -> Tensor:
-        """What a next-scale generator is fed: before every scale but the first, the sum so far averaged down to it.
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        return self.quantizer._stream_vectors(codes_BNS)
 
-        Returns [B, L - L_first, D] for codes [B, L, S].
+    def add_scale(self, sum_BND: Tensor | None, codes_BNS: Tensor, scale: int) -> Tensor:
+        """The sum [B, h w, D] of all scales so far, with the codes [B, n, S] of scale number `scale` added to it.
+
+        A generator of scales calls it after each; it begins with None. `ValueError` for codes of another scale.
         """
-        sums = self.running_sums(codes_BLS)
-        parts = [
-            _raster(_averaged(_grid(sum_BND, self.scales[-1]), scale))
-            for sum_BND, scale in zip(sums, self.scales[1:], strict=False)
-        ]
-        return torch.cat([sums[0][:, :0], *parts], 1)
+        sides, (h, w) = self._sides(scale), self.scales[-1]
+        self._check_codes(codes_BNS)
+        if codes_BNS.shape[1] != sides[0] * sides[1]:
+            raise ValueError(f"codes_BNS has {codes_BNS.shape[1]} positions: scale={scale} is a grid of {sides}")
+        expected = (len(codes_BNS), h * w, self.dim)
+        if sum_BND is not None and sum_BND.shape != expected:
+            raise ValueError(f"sum_BND has shape {tuple(sum_BND.shape)}: expected {expected}, the finest grid")
+        sum_BDhw = None if sum_BND is None else as_map(sum_BND, (h, w))
+        with torch.autocast(codes_BNS.device.type, enabled=False):
+            return as_raster(self._added(sum_BDhw, codes_BNS, scale))
+
+    def scale_input(self, sum_BND: Tensor, scale: int, resize: Resize = "area") -> Tensor:
+        """What a generator is fed at the positions of a scale: the sum of all scales before it, resized to it.
+
+        sum_BND  [B, h w, D], see `add_scale`; the result is [B, n, D]
+        resize   "area" for VAR; Infinity takes "bilinear", downwards too
+        """
+        self._check_vectors(sum_BND, self.dim)
+        self.length(sum_BND.shape[1])
+        sides = self._sides(scale)
+        with torch.autocast(sum_BND.device.type, enabled=False):
+            return as_raster(resized(as_map(sum_BND, self.scales[-1]), sides, resize))
+
+    def next_scale_inputs(self, codes_BLS: Tensor, resize: Resize = "area") -> Tensor:
+        """The inputs of every scale but the first, [B, L - L_first, D], for teacher forcing; see `scale_input`."""
+        sums = self.running_sums(codes_BLS)[:-1]
+        parts = [self.scale_input(sum_BND, scale, resize) for scale, sum_BND in enumerate(sums, 1)]
+        return torch.cat(parts, 1) if parts else codes_BLS.new_zeros(len(codes_BLS), 0, self.dim, dtype=torch.float32)
 
     def running_sums(self, codes_BLS: Tensor) -> list[Tensor]:
         """The sum [B, h w, D] after every scale, from coarse to fine; the last one is what `decode` gives."""
         self._check_codes(codes_BLS)
         with torch.autocast(codes_BLS.device.type, enabled=False):
-            return [_raster(sum_BDhw) for sum_BDhw in self._sums(codes_BLS)]
+            return [as_raster(sum_BDhw) for sum_BDhw in self._sums(codes_BLS)]
+
+    def bit_flips(self, batch: int, probability: float | Sequence[float], generator: torch.Generator) -> Tensor:
+        """Which bits `self_corrected` shall flip, bool [B, L, D]: each with the probability of its scale.
+
+        probability  of all scales, or one for each
+        """
+        each = [probability] * len(self.scales) if isinstance(probability, float | int) else list(probability)
+        if len(each) != len(self.scales) or not all(0 <= p <= 1 for p in each):
+            raise ValueError(f"probability={probability}: expected a number in [0, 1], or {len(self.scales)} of them")
+        every = [p for p, (h, w) in zip(each, self.scales, strict=True) for _ in range(h * w)]
+        uniform_BLD = torch.rand(batch, len(every), self.dim, generator=generator, device=generator.device)
+        return uniform_BLD < torch.tensor(every, device=generator.device)[:, None]
+
+    @torch.no_grad()
+    def self_corrected(self, z_BND: Tensor, flip_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets and shown codes, [B, L, S] each, of bitwise self-correction: Infinity, section 3.4.
+
+        Scale by scale, what is left is quantized: that is the target. Then the bits in `flip_BLD` are flipped: those
+        codes are shown, and it is with them that what is left goes on, so that later targets repair the mistake. A
+        generator is fed `next_scale_inputs` of the shown codes and learns the targets; where nothing is flipped both
+        are what `encode` gives.
+
+        z_BND     what `encode` takes. Where only codes are kept, `decode` of them serves: what all scales together
+                  left of the features is lost, so targets repair towards the decoded vectors, and where nothing is
+                  flipped they come near the codes but need not equal them
+        flip_BLD  bool, see `bit_flips`; channel d of a position is the bit that gives channel d of its vector
+
+        `ValueError` unless the quantizer inside is one of bits.
+        """
+        self._check_vectors(z_BND, self.in_dim)
+        shape = (len(z_BND), self.length(z_BND.shape[1]), self.dim)
+        if flip_BLD.shape != shape or flip_BLD.dtype != torch.bool:
+            raise ValueError(f"flip_BLD is {flip_BLD.dtype} of shape {tuple(flip_BLD.shape)}: expected bool of {shape}")
+        self._check_finite(z_BND)
+        with torch.autocast(z_BND.device.type, enabled=False):
+            return self._quantized(z_BND.float(), flip_BLD.to(z_BND.device))
 
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         if mask_BN is not None:
             raise ValueError(f"mask_BN: {self.kind} takes whole grids only, scales cannot leave positions out")
-        f_BDhw = _grid(z_BND, self.scales[-1])
+        f_BDhw = as_map(z_BND, self.scales[-1])
         left_BDhw, sum_BDhw = f_BDhw, torch.zeros_like(f_BDhw)
         outs: list[Quantized] = []
         losses: list[Tensor] = []
         for i, scale in enumerate(self.scales):
-            out = self.quantizer.unchecked(_raster(_averaged(left_BDhw, scale)), None)
+            out = self.quantizer.unchecked(as_raster(resized(left_BDhw, scale, "area")), None)
             h_BDhw = self._spread(self.quantizer._decode(codes_in(out)), i)
             sum_BDhw, left_BDhw = sum_BDhw + h_BDhw, left_BDhw - h_BDhw.detach()
             to_code = mean_square(f_BDhw, sum_BDhw.detach(), None)
@@ -142,18 +202,24 @@ class MultiScale(Quantizer):
             outs.append(out)
         codes_BLS = torch.cat([codes_in(out) for out in outs], 1)
         stats = {f"scale{i}_{name}": value for i, out in enumerate(outs) for name, value in out.stats.items()}
-        q_BND = straight_through(z_BND, _raster(sum_BDhw))
+        q_BND = straight_through(z_BND, as_raster(sum_BDhw))
         return Quantized(q_BND, codes_BLS, torch.stack(losses).mean(), stats)
 
     def _encode(self, z_BND: Tensor) -> Tensor:
-        left_BDhw, codes = _grid(z_BND, self.scales[-1]), []
+        return self._quantized(z_BND, None)[0]
+
+    def _quantized(self, z_BND: Tensor, flip_BLD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Codes of what every scale finds left, and those that are taken off it: the same, or with bits flipped."""
+        left_BDhw, codes, shown = as_map(z_BND, self.scales[-1]), [], []
+        flips = [] if flip_BLD is None else torch.split(flip_BLD, [h * w for h, w in self.scales], 1)
         for i, scale in enumerate(self.scales):
-            codes.append(self.quantizer._encode(_raster(_averaged(left_BDhw, scale))))
-            left_BDhw = left_BDhw - self._spread(self.quantizer._decode(codes[-1]), i)
-        return torch.cat(codes, 1)
+            codes.append(self.quantizer._encode(as_raster(resized(left_BDhw, scale, "area"))))
+            shown.append(self.quantizer.flip_bits(codes[-1], flips[i]) if flips else codes[-1])
+            left_BDhw = left_BDhw - self._spread(self.quantizer._decode(shown[-1]), i)
+        return torch.cat(codes, 1), torch.cat(shown, 1)
 
     def _decode(self, codes_BLS: Tensor) -> Tensor:
-        return _raster(self._sums(codes_BLS)[-1])
+        return as_raster(self._sums(codes_BLS)[-1])
 
     def _sums(self, codes_BLS: Tensor) -> list[Tensor]:
         """The sum so far, [B, D, h, w], after every scale."""
@@ -164,54 +230,22 @@ class MultiScale(Quantizer):
             )
         sums: list[Tensor] = []
         for i, codes_BNS in enumerate(torch.split(codes_BLS, counts, 1)):
-            h_BDhw = self._spread(self.quantizer._decode(codes_BNS), i)
-            sums.append(sums[-1] + h_BDhw if sums else h_BDhw)
+            sums.append(self._added(sums[-1] if sums else None, codes_BNS, i))
         return sums
+
+    def _added(self, sum_BDhw: Tensor | None, codes_BNS: Tensor, i: int) -> Tensor:
+        h_BDhw = self._spread(self.quantizer._decode(codes_BNS), i)
+        return h_BDhw if sum_BDhw is None else sum_BDhw + h_BDhw
 
     def _spread(self, q_BND: Tensor, i: int) -> Tensor:
         """Vectors of scale i on the finest grid, [B, D, h, w]."""
-        h_BDhw, scale = _grid(q_BND, self.scales[i]), self.scales[i]
-        if scale != self.scales[-1]:
-            h_BDhw = F.interpolate(h_BDhw, self.scales[-1], mode=self.upscale, align_corners=False)
+        h_BDhw = resized(as_map(q_BND, self.scales[i]), self.scales[-1], self.upscale)
         if not self.phi:
             return h_BDhw
         convolution = self.convolutions[phi_index(i, len(self.scales), self.phi)]
         return (1 - self.phi_ratio) * h_BDhw + self.phi_ratio * cast(Tensor, convolution(h_BDhw))
 
-
-def phi_index(scale: int, scales: int, convolutions: int) -> int:
-    """Which of the partially shared convolutions serves a scale: the one whose tick is nearest to its relative depth.
-
-    As in VAR's code, in float64: where two ticks are equally near, rounding decides, and weights depend on how.
-    """
-    margin = 1 / 3 / convolutions if convolutions == 4 else 1 / 2 / convolutions
-    step = (1 - margin - margin) / max(convolutions - 1, 1)
-    ticks = [i * step + margin for i in range(convolutions)]
-    if convolutions > 1:
-        ticks[-1] = 1 - margin
-    depth = scale / max(scales - 1, 1)
-    distances = [abs(tick - depth) for tick in ticks]
-    return distances.index(min(distances))
-
-
-def _checked(scales: Sequence[Side]) -> tuple[tuple[int, int], ...]:
-    try:
-        pairs = tuple((int(s), int(s)) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in scales)
-        fine = all(isinstance(s, int) or len(s) == 2 for s in scales)
-    except (TypeError, ValueError, IndexError):
-        pairs, fine = (), False
-    if not fine or not pairs or any(not (1 <= h <= pairs[-1][0] and 1 <= w <= pairs[-1][1]) for h, w in pairs):
-        raise ValueError(f"scales={scales!r}: expected sides or (h, w), each at least 1 and none larger than the last")
-    return pairs
-
-
-def _grid(x_BND: Tensor, scale: tuple[int, int]) -> Tensor:
-    return x_BND.transpose(1, 2).reshape(x_BND.shape[0], x_BND.shape[2], *scale)
-
-
-def _raster(x_BDhw: Tensor) -> Tensor:
-    return x_BDhw.flatten(2).transpose(1, 2)
-
-
-def _averaged(x_BDhw: Tensor, scale: tuple[int, int]) -> Tensor:
-    return x_BDhw if x_BDhw.shape[2:] == scale else F.interpolate(x_BDhw, scale, mode="area")
+    def _sides(self, scale: int) -> Sides:
+        if not 0 <= scale < len(self.scales):
+            raise ValueError(f"scale={scale}: {self.kind} has scales 0..{len(self.scales) - 1}")
+        return self.scales[scale]

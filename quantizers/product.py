@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer
@@ -35,7 +36,7 @@ class Product(Quantizer):
         parts = inner_quantizers(inner, groups, shared, "groups")
         self.quantizers = nn.ModuleList(parts)
         self.groups, self.shared, self._repeated = groups or len(parts), shared, isinstance(inner, Quantizer)
-        every = parts * (self.groups if shared else 1)
+        every = self._every
         self._widths = [part.in_dim for part in every]
         self._streams = [len(part.codes) for part in every]
         self.in_dim, self.dim = sum(self._widths), sum(part.dim for part in every)
@@ -50,6 +51,11 @@ class Product(Quantizer):
     @property
     def _parts(self) -> list[Quantizer]:
         return cast(list[Quantizer], list(self.quantizers))
+
+    @property
+    def _every(self) -> list[Quantizer]:
+        """The quantizer of every group; one and the same where it is shared."""
+        return self._parts * (self.groups if self.shared else 1)
 
     def _forward(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         if self.shared:
@@ -75,6 +81,14 @@ class Product(Quantizer):
         if self.shared:
             return self._unfolded(self._parts[0]._decode(self._folded(codes_BNS)))
         return torch.cat([part._decode(codes) for part, codes in self._each(codes_BNS, self._streams)], -1)
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        vectors, start = [], 0
+        for part, codes in zip(self._every, torch.split(codes_BNS, self._streams, -1), strict=True):
+            end = start + part.dim
+            vectors.append(F.pad(part._stream_vectors(codes), (start, self.dim - end)))
+            start = end
+        return torch.cat(vectors, -2)
 
     def _codes_of(self, q_BND: Tensor) -> Tensor:
         if self.shared:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantizers.base import Quantized, Quantizer
@@ -58,6 +60,14 @@ class Projected(Quantizer):
 
     def _decode(self, codes_BNS: Tensor) -> Tensor:
         return cast(Tensor, self.project_out(self.quantizer._decode(codes_BNS)))
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        inside_BNSD = self.quantizer._stream_vectors(codes_BNS)
+        out_BNSD = F.linear(inside_BNSD, self.project_out.weight)
+        if not self.bias:
+            return out_BNSD
+        first_S1 = torch.arange(len(self.codes), device=out_BNSD.device)[:, None] == 0
+        return out_BNSD + torch.where(first_S1, self.project_out.bias, 0.0)
 
     def _inside(self, z_BND: Tensor) -> Tensor:
         return cast(Tensor, self.norm_in(self.project_in(z_BND)))

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_over
+from quantizers.base import Quantized, Quantizer
 from quantizers.inner import Inner, codes_in, inner_quantizers
 from quantizers.kernels.residual import residual_encode, residual_errors
+from quantizers.means import mean_over
 from quantizers.vq import VQ
 
 PerChannel = float | Sequence[float] | None
@@ -137,6 +138,11 @@ class Residual(Quantizer):
 
     def _decode(self, codes_BNS: Tensor) -> Tensor:
         return self._sum(codes_BNS, self.depth)
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        codes = torch.split(codes_BNS, [len(level.codes) for level in self.levels], -1)
+        levels = enumerate(zip(self.levels, codes, strict=True))
+        return torch.cat([self._unscaled(level._stream_vectors(code), i) for i, (level, code) in levels], -2)
 
     def _sum(self, codes_BNS: Tensor, levels: int) -> Tensor:
         sum_BND = self.factor_LD.new_zeros(*codes_BNS.shape[:2], self.dim)

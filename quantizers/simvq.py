@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_codebook, check_not_negative
 from quantizers.kernels import nearest
+from quantizers.means import mean_square
 from quantizers.straight_through import Estimator, rotation, straight_through
 
 _ESTIMATORS = {"rotation": rotation, "straight_through": straight_through}
@@ -43,13 +45,10 @@ class SimVQ(Quantizer):
         frozen_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if size < 2 or dim < 1:
-            raise ValueError(f"size={size}, dim={dim}: expected a codebook of at least 2 rows of at least 1 channel")
+        check_codebook(size, dim)
         if frozen_dim is not None and frozen_dim < 1:
             raise ValueError(f"frozen_dim={frozen_dim}: expected at least 1 channel, or None for dim={dim}")
-        for name, value in {"commitment": commitment, "codebook": codebook}.items():
-            if value < 0:
-                raise ValueError(f"{name}={value}: may not be negative")
+        check_not_negative(commitment=commitment, codebook=codebook)
         if estimator not in _ESTIMATORS:
             raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(_ESTIMATORS)}")
         self.size, self.commitment, self.codebook = size, commitment, codebook

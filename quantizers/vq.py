@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers.base import Quantized, Quantizer, mean_square
+from quantizers.base import Quantized, Quantizer
+from quantizers.checks import check_codebook, check_not_negative
 from quantizers.distributed import from_first_process, offset_and_total, sample_rows, segment_sums, sum_over_processes
 from quantizers.kernels import nearest, sample_nearest
+from quantizers.means import mean_square
 from quantizers.straight_through import ESTIMATORS, Estimator, diveq, rotation, straight_through
 
 
@@ -59,20 +61,15 @@ class VQ(Quantizer):
         temperature: float = 0.0,
     ) -> None:
         super().__init__()
-        if size < 2 or dim < 1:
-            raise ValueError(f"size={size}, dim={dim}: expected a codebook of at least 2 rows of at least 1 channel")
+        check_codebook(size, dim)
         if metric not in ("euclidean", "cosine", "angle") or codebook not in ("ema", "gradient"):
             raise ValueError(
                 f"metric={metric!r}, codebook={codebook!r}: expected euclidean|cosine|angle and ema|gradient"
             )
         if not 0 <= decay < 1:
             raise ValueError(f"decay={decay}: expected a number in [0, 1)")
-        for name, value in {
-            "commitment": commitment, "revive": revive, "kmeans": kmeans, "orthogonal": orthogonal,
-            "temperature": temperature,
-        }.items():  # fmt: skip
-            if value < 0:
-                raise ValueError(f"{name}={value}: may not be negative")
+        check_not_negative(commitment=commitment, revive=revive, kmeans=kmeans)
+        check_not_negative(orthogonal=orthogonal, temperature=temperature)
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator={estimator!r}: expected one of {', '.join(ESTIMATORS)}")
         if codebook == "ema" and (estimator == "diveq" or orthogonal):

@@ -9,7 +9,7 @@ Shape letters: B batch, N positions, S streams, D channels, H codebooks (heads),
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from quantizers.adapters.part import Part
 from quantizers.adapters.parts import part_of
 from quantizers.adapters.peer import as_sequences
-from quantizers.base import Quantized, Quantizer
+from quantizers.base import Grid, Quantized, Quantizer
 
 
 class Foreign(Quantizer):
@@ -50,6 +50,30 @@ class Foreign(Quantizer):
         """Code positions of so many positions: one each, or those of all scales."""
         return self.part.length(positions)
 
+    def vectors(self, codes_BNS: Tensor) -> Tensor:
+        """See `Quantizer`; `ValueError` for a module of several scales, which has none of single positions."""
+        self._refuse_scales()
+        return super().vectors(codes_BNS)
+
+    def code_grid(self, grid: Grid) -> Grid:
+        """The same; `ValueError` for a module of several scales."""
+        self._refuse_scales()
+        return grid
+
+    def input_grid(self, grid: Grid) -> Grid:
+        """The same; `ValueError` for a module of several scales."""
+        self._refuse_scales()
+        return grid
+
+    def fresh(self) -> Self:
+        """Raise `ValueError`: how the module was built is not known."""
+        raise ValueError(f"{type(self.module).__name__} of vector_quantize_pytorch: build another one and wrap that")
+
+    def _refuse_scales(self) -> None:
+        if not self.pointwise:
+            name = type(self.module).__name__
+            raise ValueError(f"{name} of vector_quantize_pytorch has scales: only `encode` and `decode` know them")
+
     def unchecked(self, z_BND: Tensor, mask_BN: Tensor | None) -> Quantized:
         """See `Quantizer`; a module of several scales masks its own output, which has other positions."""
         return super().unchecked(z_BND, mask_BN) if self.pointwise else self._forward(z_BND, mask_BN)
@@ -80,6 +104,10 @@ class Foreign(Quantizer):
             return self._no_codes(z_BND)
         with as_sequences(self.module, training=False):
             return self.part.run(z_BND, None)[1]
+
+    def _stream_vectors(self, codes_BNS: Tensor) -> Tensor:
+        self._refuse_scales()
+        return super()._stream_vectors(codes_BNS)
 
     def _decode(self, codes_BNS: Tensor) -> Tensor:
         places = self.part.places(codes_BNS.shape[1])

@@ -15,7 +15,7 @@ from torch import nn
 
 from quantizers.adapters.known import KNOWN
 from quantizers.adapters.peer import is_peer, name_of
-from quantizers.multiscale import phi_index
+from quantizers.scales import phi_index
 
 Options = dict[str, Any]
 

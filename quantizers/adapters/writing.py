@@ -13,10 +13,11 @@ from quantizers.bsq import BSQ
 from quantizers.fsq import FSQ
 from quantizers.latent import Latent
 from quantizers.lfq import LFQ
-from quantizers.multiscale import MultiScale, phi_index
+from quantizers.multiscale import MultiScale
 from quantizers.product import Product
 from quantizers.projected import Projected
 from quantizers.residual import Residual
+from quantizers.scales import phi_index
 from quantizers.simvq import SimVQ
 from quantizers.vq import VQ
 

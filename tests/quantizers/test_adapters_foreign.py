@@ -250,3 +250,24 @@ def test_empty_batches_are_legal(reason, training):
         assert out.z_BND.shape == quantizer.decode(codes).shape == (*shape, quantizer.dim)
         assert codes.shape == out.codes_BNS.shape == (shape[0], quantizer.length(shape[1]), len(quantizer.codes))
         (out.loss + out.z_BND.sum()).backward()
+
+
+def test_what_it_does_not_know_it_says():
+    several, one = (from_vector_quantize_pytorch(module, wrap=True) for module in (scales(), vq()))
+    codes = several.encode(torch.randn(2, 4, 8))
+    for ask in (
+        lambda: several.vectors(codes),
+        lambda: several.stream_vectors(codes),
+        lambda: several.code_grid((4,)),
+        lambda: several.input_grid((4,)),
+    ):
+        with pytest.raises(ValueError, match="HierarchicalVQ of vector_quantize_pytorch has scales"):
+            ask()
+    with pytest.raises(ValueError, match="VectorQuantize of vector_quantize_pytorch: build another one"):
+        one.fresh()
+    codes = one.encode(torch.randn(2, 5, 8))
+    assert torch.equal(one.stream_vectors(codes)[..., 0, :], one.vectors(codes))
+    assert one.code_grid((1, 5)) == one.input_grid((1, 5)) == (1, 5)
+    levels = from_vector_quantize_pytorch(rvq(), wrap=True)
+    with pytest.raises(ValueError, match="foreign does not tell what each of its 3 streams contributes"):
+        levels.stream_vectors(levels.encode(torch.randn(2, 5, 8)))

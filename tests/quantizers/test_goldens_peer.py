@@ -5,7 +5,7 @@ A golden says how a module is built, how its weights are drawn, and what its cla
 
 import hashlib
 import json
-import zlib
+import runpy
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from quantizers import build
 from quantizers.adapters import Foreign, from_vector_quantize_pytorch, load_vector_quantize_pytorch
 
 FOLDER = Path(__file__).parents[1] / "goldens"
+FILL = runpy.run_path(str(FOLDER.parent / "test_goldens.py"))["fill"]
 NAMES = sorted(path.stem for path in FOLDER.glob("q_*.json"))
 
 every_golden = pytest.mark.parametrize("name", NAMES)
@@ -30,22 +31,7 @@ def golden(name):
 
 def filled(key, shape, facts):
     """One tensor by fill rule `crc32-1`, with the exceptions that the golden lists."""
-    rng = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
-    if len(shape) >= 2:
-        values = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
-    elif key.endswith("running_var"):
-        values = 0.5 + rng.rand(*shape)
-    elif key.endswith("weight"):
-        values = 1 + 0.1 * rng.standard_normal(shape)
-    else:
-        values = 0.05 * rng.standard_normal(shape)
-    values = values * facts.get("fill_gain", {}).get(key, 1.0)
-    post = facts.get("fill_post", {}).get(key)
-    if post == "l2norm_last_dim":
-        values = values / np.linalg.norm(values, axis=-1, keepdims=True)
-    elif post == "squared_plus_half":
-        values = values * values + 0.5
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+    return FILL(key, shape, facts.get("fill_gain", {}).get(key, 1.0), facts.get("fill_post", {}).get(key))
 
 
 def state_of(facts):

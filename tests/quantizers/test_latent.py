@@ -95,7 +95,7 @@ def test_the_two_terms_move_vectors_and_values_apart():
         ({"levels": []}, r"levels=\(\): expected at least one channel"),
         ({"levels": [5, 1]}, r"levels=\(5, 1\).*2 or more"),
         ({"levels": [2] * 63}, "do not fit an int64"),
-        ({"levels": [5], "commitment": -1.0}, "commitment=-1.0: expected a finite weight of at least 0"),
+        ({"levels": [5], "commitment": -1.0}, "commitment=-1.0: may not be negative"),
         ({"levels": [5], "codebook": float("inf")}, "codebook=inf"),
     ],
 )

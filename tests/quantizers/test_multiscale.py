@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from quantizers import BSQ, VQ, Gaussian, MultiScale
-from quantizers.multiscale import phi_index
+from quantizers.scales import phi_index
 
 
 def vq16(**changes):

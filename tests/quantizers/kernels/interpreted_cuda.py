@@ -8,8 +8,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels below are imported
 import pytest
 import torch
 
-from quantizers.kernels.cuda import nearest as nearest_file
-from quantizers.kernels.cuda import residual as residual_file
+from quantizers.kernels.cuda import nearest as nearest_file, residual as residual_file
 from quantizers.kernels.cuda.bits import sign_quantize_cuda
 from quantizers.kernels.cuda.nearest import nearest_cuda
 from quantizers.kernels.cuda.residual import residual_encode_cuda
