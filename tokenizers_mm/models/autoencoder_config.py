@@ -5,18 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from quantizers import Gaussian, MultiScale, Quantizer
-from tokenizers_mm.api import Layout, TokenSpec
+from quantizers import Quantizer
+from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.geometry import single_grids
+from tokenizers_mm.models.pixel_range import PixelRange
 from tokenizers_mm.models.semantic_head import SemanticConfig
-from tokenizers_mm.nets import (
-    ConvConfig,
-    DecoderConfig,
-    FlowDecoderConfig,
-    NetConfig,
-    QueryConfig,
-    TowerNetConfig,
-    check_pair,
-)
+from tokenizers_mm.nets import ConvConfig, DecoderConfig, NetConfig, check_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +27,7 @@ class AutoencoderConfig:
     quant_conv       kernel of the convolution before the bottleneck; 0 has none, and then the widths must agree
     post_quant_conv  kernel of the one after it (default: the same)
     linear           adds a linear code of each downsampling x downsampling patch beside both nets, as JPEG has; with
-                     `linear_start.start_linear` training begins at the best linear code instead of finding it slowly
+                     `training.pca_initialise` training begins at the best linear code instead of finding it slowly
     pixel_mean, pixel_std  what the nets see is (p - mean) / std of pixels p in [0, 1], one number or one per channel;
                      tokenizers take and give [-1, 1] whatever this says
     latent_patch     positions per side whose channels are stacked (channel, row, column) into one latent, after the
@@ -73,13 +67,25 @@ class AutoencoderConfig:
         if not 0 <= self.noise < float("inf"):
             raise ValueError(f"noise={self.noise}: expected a deviation of at least 0")
         check_pair(self.net, self.decoder_net)
-        if self.linear and (isinstance(self.net, QueryConfig) or isinstance(self.decoder_net, FlowDecoderConfig)):
+        mapped = self.net.tokens is None
+        if self.linear and (not mapped or self.decoder.generative):
             raise ValueError("linear=True: needs a map of positions and a decoder that is no flow")
-        if isinstance(self.net, QueryConfig) and max(self.latent_patch, self.quant_conv, self.post_quant_conv or 0) > 1:
+        if not mapped and max(self.latent_patch, self.quant_conv, self.post_quant_conv or 0) > 1:
             raise ValueError(
                 f"latent_patch={self.latent_patch}, quant_conv={self.quant_conv}, "
-                f"post_quant_conv={self.post_quant_conv}: tokens of net query have no neighbours, expected at most 1"
+                f"post_quant_conv={self.post_quant_conv}: tokens of net {self.net.kind} have no neighbours, expected "
+                "at most 1"
             )
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """Options of the decoder: those of `decoder_net`, or of `net`, which then has both."""
+        return self.net if self.decoder_net is None else self.decoder_net
+
+    @property
+    def pixel_range(self) -> PixelRange:
+        """What the nets see of images."""
+        return PixelRange(self.pixel_mean, self.pixel_std)
 
     @property
     def downsampling(self) -> int:
@@ -88,29 +94,25 @@ class AutoencoderConfig:
 
 
 def encoder_channels(config: AutoencoderConfig, bottleneck: Quantizer) -> int:
-    """Channels the encoder gives: z_channels, twice as many for a Gaussian, whatever it is if it was trained before."""
-    trained_for_it = isinstance(bottleneck, Gaussian) and not isinstance(config.net, TowerNetConfig)
-    return config.z_channels * (2 if trained_for_it else 1)
+    """Channels the encoder gives: z_channels for each moment of the bottleneck; a frozen one gives what it gives."""
+    return config.z_channels * (1 if config.net.frozen else bottleneck.moments)
 
 
 def spec_of(bottleneck: Quantizer, config: AutoencoderConfig) -> TokenSpec:
-    """Spec at the configured image size: a raster of positions, or the scales of a multi-scale bottleneck."""
-    f, patch = config.downsampling, config.latent_patch
-    if patch > 1 and bottleneck.codes:
+    """Spec at the configured image size, before any net is built; `ValueError` for what does not fit together."""
+    net, f, patch, codes = config.net, config.downsampling, config.latent_patch, bottleneck.codes
+    if patch > 1 and codes:
         raise ValueError(f"latent_patch={patch}: bottleneck {bottleneck.kind} gives codes, which cannot be stacked")
-    if isinstance(config.net, QueryConfig):
-        if isinstance(bottleneck, MultiScale):
-            raise ValueError("bottleneck multiscale needs a map of positions: net query gives tokens without a place")
-        layout: Layout = "nested" if config.net.nested else "sequence"
-        grid, codes = (config.net.tokens,), bottleneck.codes
-        return TokenSpec(image_size=config.image_size, grid=grid, dim=bottleneck.dim, codes=codes, layout=layout)
-    one = TokenSpec(image_size=(f, f), grid=(1, 1), dim=bottleneck.dim * patch**2, codes=bottleneck.codes)
-    spec = one.resized(config.image_size)
-    if not isinstance(bottleneck, MultiScale):
-        return spec
-    if spec.grid != bottleneck.scales[-1]:
+    spec = TokenSpec(image_size=(f, f), grid=(1, 1), dim=bottleneck.dim * patch**2, codes=codes)
+    if net.tokens is None:
+        spec = spec.resized(config.image_size)
+    else:
+        spec = replace(spec, image_size=config.image_size, grid=(net.tokens,), layout=net.layout)
+    try:
+        grid = bottleneck.code_grid(spec.grid)
+    except ValueError as error:
         raise ValueError(
-            f"image_size={spec.image_size}: gives a grid of {spec.grid} at downsampling {f}, "
-            f"the finest of the bottleneck's scales is {bottleneck.scales[-1]}"
-        )
-    return replace(spec, grid=bottleneck.scales, layout="scales")
+            f"image_size={spec.image_size}: net {net.kind} gives a grid of {spec.grid} at downsampling {f}, which "
+            f"bottleneck {bottleneck.kind} does not take: {error}"
+        ) from error
+    return spec if single_grids(grid) == (grid,) else replace(spec, grid=grid, layout="scales")

@@ -190,7 +190,7 @@ def test_more_tokens_are_a_better_picture():
         ({"latent_patch": 2, "bottleneck": GAUSSIAN}, "latent_patch=2, .* have no neighbours"),
         (
             {"bottleneck": {"kind": "multiscale", "inner": {"kind": "vq", "size": 8, "dim": 3}, "scales": [1, [2, 3]]}},
-            "bottleneck multiscale needs a map of positions",
+            r"net query gives a grid of \(6,\) .* bottleneck multiscale does not take",
         ),
     ],
 )
