@@ -15,7 +15,7 @@ from quantizers.identity import Identity
 from quantizers.kinds import KINDS, build
 from quantizers.latent import Latent
 from quantizers.lfq import LFQ
-from quantizers.meter import CodeMeter
+from quantizers.meter import CodeMeter, entropy_bits
 from quantizers.multiscale import MultiScale
 from quantizers.product import Product
 from quantizers.projected import Projected
@@ -44,4 +44,5 @@ __all__ = [
     "Residual",
     "SimVQ",
     "build",
+    "entropy_bits",
 ]

@@ -57,15 +57,9 @@ def build(options: Mapping[str, Any], where: str = "options") -> Quantizer:
 
 def _built(options: Any, where: str, *, outermost: bool) -> Quantizer:
     cls = _class_of(options, where)
-    hints, parameters = get_type_hints(cls.__init__), inspect.signature(cls).parameters
+    hints = get_type_hints(cls.__init__)
     given = {name: value for name, value in options.items() if name != "kind"}
-    for name in given:
-        if name not in parameters:
-            known = f"{cls.kind} takes {', '.join(parameters)}{_nearest(name, parameters)}"
-            raise ValueError(f"{where}.{name} = {given[name]!r}: unknown; {known}")
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in given:
-            raise ValueError(f"{where}.{name}: missing; {cls.kind} needs it")
+    _check_names(cls, given, where)
     for name, value in given.items():
         path = f"{where}.{name}"
         if name == "inner":
@@ -86,6 +80,18 @@ def _built_inner(value: Any, where: str) -> Inner:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ValueError(f"{where} = {value!r}: expected the options of a quantizer, or a list of them")
     return [_built(options, f"{where}[{i}]", outermost=False) for i, options in enumerate(value)]
+
+
+def _check_names(cls: type[Quantizer], given: Mapping[str, Any], where: str) -> None:
+    """All that the constructor needs, and nothing that it does not take."""
+    parameters = inspect.signature(cls).parameters
+    for name, value in given.items():
+        if name not in parameters:
+            known = f"{cls.kind} takes {', '.join(parameters)}{_nearest(name, parameters)}"
+            raise ValueError(f"{where}.{name} = {value!r}: unknown; {known}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in given:
+            raise ValueError(f"{where}.{name}: missing; {cls.kind} needs it")
 
 
 def _class_of(options: Any, where: str) -> type[Quantizer]:

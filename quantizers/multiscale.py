@@ -114,14 +114,11 @@ class MultiScale(Quantizer):
 
         A generator of scales calls it after each; it begins with None. `ValueError` for codes of another scale.
         """
-        sides, (h, w) = self._sides(scale), self.scales[-1]
+        sides = self._sides(scale)
         self._check_codes(codes_BNS)
         if codes_BNS.shape[1] != sides[0] * sides[1]:
             raise ValueError(f"codes_BNS has {codes_BNS.shape[1]} positions: scale={scale} is a grid of {sides}")
-        expected = (len(codes_BNS), h * w, self.dim)
-        if sum_BND is not None and sum_BND.shape != expected:
-            raise ValueError(f"sum_BND has shape {tuple(sum_BND.shape)}: expected {expected}, the finest grid")
-        sum_BDhw = None if sum_BND is None else as_map(sum_BND, (h, w))
+        sum_BDhw = None if sum_BND is None else self._sum_map(sum_BND)
         with torch.autocast(codes_BNS.device.type, enabled=False):
             return as_raster(self._added(sum_BDhw, codes_BNS, scale))
 
@@ -131,11 +128,7 @@ class MultiScale(Quantizer):
         sum_BND  [B, h w, D], see `add_scale`; the result is [B, n, D]
         resize   "area" for VAR; Infinity takes "bilinear", downwards too
         """
-        self._check_vectors(sum_BND, self.dim)
-        self.length(sum_BND.shape[1])
-        sides = self._sides(scale)
-        with torch.autocast(sum_BND.device.type, enabled=False):
-            return as_raster(resized(as_map(sum_BND, self.scales[-1]), sides, resize))
+        return as_raster(resized(self._sum_map(sum_BND), self._sides(scale), resize))
 
     def next_scale_inputs(self, codes_BLS: Tensor, resize: Resize = "area") -> Tensor:
         """The inputs of every scale but the first, [B, L - L_first, D], for teacher forcing; see `scale_input`."""
@@ -163,7 +156,7 @@ class MultiScale(Quantizer):
 
     @torch.no_grad()
     def self_corrected(self, z_BND: Tensor, flip_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets and shown codes, [B, L, S] each, of bitwise self-correction: Infinity, section 3.4.
+        """Targets and shown codes, [B, L, S] each, of Infinity's bitwise self-correction.
 
         Scale by scale, what is left is quantized: that is the target. Then the bits in `flip_BLD` are flipped: those
         codes are shown, and it is with them that what is left goes on, so that later targets repair the mistake. A
@@ -244,6 +237,13 @@ class MultiScale(Quantizer):
             return h_BDhw
         convolution = self.convolutions[phi_index(i, len(self.scales), self.phi)]
         return (1 - self.phi_ratio) * h_BDhw + self.phi_ratio * cast(Tensor, convolution(h_BDhw))
+
+    def _sum_map(self, sum_BND: Tensor) -> Tensor:
+        h, w = self.scales[-1]
+        if sum_BND.ndim != 3 or sum_BND.shape[1:] != (h * w, self.dim):
+            expected = f"[batch, {h * w}, {self.dim}], the grid of the finest scale"
+            raise ValueError(f"sum_BND has shape {tuple(sum_BND.shape)}: expected {expected}")
+        return as_map(sum_BND.float(), (h, w))
 
     def _sides(self, scale: int) -> Sides:
         if not 0 <= scale < len(self.scales):

@@ -78,9 +78,9 @@ def test_what_does_not_fit_a_scale_is_refused():
             quantizer.scale_input(torch.zeros(2, N, 6), scale)
     with pytest.raises(ValueError, match=r"6 positions: scale=1 is a grid of \(2, 1\)"):
         quantizer.add_scale(None, codes, 1)
-    with pytest.raises(ValueError, match=r"sum_BND has shape \(2, 6, 6\): expected \(2, 24, 6\)"):
+    with pytest.raises(ValueError, match=r"sum_BND has shape \(2, 6, 6\): expected \[batch, 24, 6\]"):
         quantizer.add_scale(torch.zeros(2, 6, 6), codes, 2)
-    with pytest.raises(ValueError, match="6 positions: multiscale expects 24"):
+    with pytest.raises(ValueError, match=r"sum_BND has shape \(2, 6, 6\)"):
         quantizer.scale_input(torch.zeros(2, 6, 6), 2)
     with pytest.raises(ValueError, match="stream 0 lie in"):
         quantizer.add_scale(None, codes + 64, 2)
