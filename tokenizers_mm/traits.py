@@ -5,6 +5,7 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
     downsampling     int: sides of images are multiples of this many pixels
     takes_one_size   bool: images have to be of the spec's size, although its positions are a raster
     fingerprint      a text, or a method that returns one: changes whenever the same image would get other tokens
+    quantizer        Quantizer whose `vectors` of the codes are what `embed` gives, or None
     to(device)       moves it, and returns it or nothing;  eval()  leaves training mode
 """
 
@@ -16,9 +17,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from tokenizers_mm.api import Tokenizer, TokenSpec
+from tokenizers_mm.api import Quantizer, Tokenizer, TokenSpec
 
-__all__ = ["check_tokenizer", "downsampling_of", "fingerprint_of", "on_device", "only_side", "takes_one_size"]
+__all__ = ["check_tokenizer", "downsampling_of", "fingerprint_of", "on_device", "only_side", "quantizer_of", "takes_one_size"]
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
@@ -86,6 +87,13 @@ def fingerprint_of(tokenizer: Tokenizer) -> str:
     if not isinstance(text, str) or text != text.strip() or len(text.splitlines()) != 1:
         raise ValueError(f"{type(tokenizer).__name__}.fingerprint is {text!r}: expected one line of text")
     return text
+
+
+def quantizer_of(tokenizer: Tokenizer) -> Quantizer | None:
+    """The tokenizer's `quantizer` where it is one of ours, with the codes and the vectors of the spec; else None."""
+    quantizer, spec = getattr(tokenizer, "quantizer", None), tokenizer.spec
+    ours = isinstance(quantizer, Quantizer) and spec.discrete
+    return quantizer if ours and (quantizer.codes, quantizer.dim) == (spec.codes, spec.dim) else None
 
 
 def on_device(tokenizer: AnyTokenizer, device: torch.device | str) -> AnyTokenizer:
