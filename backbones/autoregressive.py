@@ -22,8 +22,9 @@ from backbones import text
 from backbones.embed import CodeEmbedding, CodeHead, ConditionEmbedding, GridEmbedding, check_condition, condition_of
 from backbones.guidance import check_scale, guide
 from backbones.mask import prefix_mask
-from backbones.trunk import Cache, Trunk, TrunkConfig, zero_linear
+from backbones.trunk import Trunk, TrunkConfig
 from tokenizers_mm.api import Batch, Condition, Tokens, TokenSpec
+from tokenizers_mm.blocks import KeyValueCache, zero_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +235,7 @@ class Autoregressive(nn.Module):
     ) -> Callable[[Tensor], Tensor]:
         """A function that takes the next target's input [B, E] and returns its hidden state [B, E]."""
         inputs: list[Tensor] = []
-        prefix, cache = prefix_BPE.shape[1], Cache()
+        prefix, cache = prefix_BPE.shape[1], KeyValueCache()
         mask_BLL = prefix_mask(valid_BP, targets)
         positions = _positions(prefix, targets, prefix_BPE.device)
 
@@ -245,18 +246,18 @@ class Autoregressive(nn.Module):
         def advance(input_BE: Tensor) -> Tensor:
             inputs.append(input_BE)
             new = slice(prefix + len(inputs) - 1, prefix + len(inputs))
-            h_B1E: Tensor = self.trunk(input_BE[:, None], positions[:, new], mask_BLL[:, new, : new.stop], cache=cache)
+            h_B1E: Tensor = self.trunk(input_BE[:, None], positions[new], mask_BLL[:, new, : new.stop], cache=cache)
             return h_B1E[:, 0]
 
         if not use_cache:
             return recompute
-        self.trunk(prefix_BPE, positions[:, :prefix], mask_BLL[:, :prefix, :prefix], cache=cache)
+        self.trunk(prefix_BPE, positions[:prefix], mask_BLL[:, :prefix, :prefix], cache=cache)
         return advance
 
 
 def _positions(prefix: int, targets: int, device: torch.device) -> Tensor:
-    """Rotary positions [1, P + L]; each part counts from 0, so that padding of the prefix moves nothing."""
-    return torch.cat([torch.arange(prefix, device=device), torch.arange(targets, device=device)])[None]
+    """Rotary positions [P + L, 1]; each part counts from 0, so that padding of the prefix moves nothing."""
+    return torch.cat([torch.arange(prefix, device=device), torch.arange(targets, device=device)])[:, None]
 
 
 def _nats(logits: Tensor, target: Tensor) -> Tensor:

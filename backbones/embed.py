@@ -6,16 +6,14 @@ P prefix positions, K coordinates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from backbones import text
-from backbones.trunk import zero_linear
 from tokenizers_mm.api import Condition, TokenSpec
+from tokenizers_mm.blocks import zero_linear
 from tokenizers_mm.geometry import single_grids
 
 
@@ -109,18 +107,6 @@ def coordinates(spec: TokenSpec) -> Tensor:
     return torch.cat([nn.functional.pad(place_NK, (1, 0), value=number) for number, place_NK in enumerate(each)])
 
 
-def patchify(latents_BND: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """Join patch x patch neighbours of a raster grid: [B, h*w, D] -> [B, h*w / patch^2, patch^2 * D]."""
-    h, w = grid[0] // patch, grid[1] // patch
-    return rearrange(latents_BND, "b (h p w q) d -> b (h w) (p q d)", h=h, w=w, p=patch, q=patch)
-
-
-def unpatchify(patches_BND: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
-    """Inverse of `patchify`."""
-    h, w = grid[0] // patch, grid[1] // patch
-    return rearrange(patches_BND, "b (h w) (p q d) -> b (h p w q) d", h=h, w=w, p=patch, q=patch)
-
-
 class PieceEmbedding(nn.Module):
     """One vector per word of a caption: the bytes' embeddings side by side, through an MLP."""
 
@@ -201,21 +187,3 @@ def condition_of(captions: Sequence[str], labels_B: Tensor | None, *, classes: i
         kind = "labels" if classes else "captions"
         raise ValueError(f"{len(condition)} {kind} for {batch} images: they must pair one to one")
     return condition
-
-
-class TimeEmbedding(nn.Module):
-    """Sinusoids of 1000 t through an MLP: [B] -> [B, E]."""
-
-    frequency: Tensor
-
-    def __init__(self, width: int, bands: int = 64) -> None:
-        super().__init__()
-        frequency = 1000.0 * torch.exp(-math.log(10000.0) * torch.arange(bands) / bands)
-        self.register_buffer("frequency", frequency, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * bands, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t_B: Tensor) -> Tensor:
-        """Vectors of times in [0, 1]."""
-        angle = t_B[:, None].float() * self.frequency
-        x: Tensor = self.mlp(torch.cat([angle.cos(), angle.sin()], -1))
-        return x

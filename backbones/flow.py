@@ -18,20 +18,23 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from backbones.embed import (
-    ConditionEmbedding,
-    GridEmbedding,
-    TimeEmbedding,
-    check_condition,
-    condition_of,
-    patchify,
-    unpatchify,
-)
+from backbones.embed import ConditionEmbedding, GridEmbedding, check_condition, condition_of
 from backbones.guidance import check_scale, guide
 from backbones.mask import prefix_mask
-from backbones.paths import DENSITIES, interpolate, solve, velocity
-from backbones.trunk import Trunk, TrunkConfig, zero_linear
+from backbones.trunk import Trunk, TrunkConfig
 from tokenizers_mm.api import Batch, Condition, Tokens, TokenSpec
+from tokenizers_mm.blocks import (
+    TIME_DENSITIES,
+    TimeDensity,
+    TimeEmbedding,
+    interpolate,
+    patchify,
+    sample_times,
+    solve,
+    unpatchify,
+    velocity,
+    zero_linear,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class FlowConfig:
     depth: int = 5
     heads: int = 4
     patch: int = 1
-    density: str = "uniform"
+    density: TimeDensity = "uniform"
     classes: int = 0
     drop_condition: float = 0.1
     max_text: int = 128
@@ -57,8 +60,8 @@ class FlowConfig:
     def __post_init__(self) -> None:
         """Refuse an unknown density, and shares and counts that mean nothing."""
         check_condition(self.classes, self.drop_condition, self.max_text)
-        if self.density not in DENSITIES:
-            raise ValueError(f"density={self.density!r}: expected one of {', '.join(DENSITIES)}")
+        if self.density not in TIME_DENSITIES:
+            raise ValueError(f"density={self.density!r}: expected one of {', '.join(TIME_DENSITIES)}")
         if self.patch < 1:
             raise ValueError(f"patch={self.patch}: at least 1")
 
@@ -115,7 +118,9 @@ class Flow(nn.Module):
         """Draw noise, times and, in training, which images lose their condition."""
         config, device = self.config, data_BND.device
         drop_B = torch.rand(len(data_BND), device=device) < config.drop_condition if self.training else None
-        return FlowDraw(torch.randn_like(data_BND), DENSITIES[config.density](len(data_BND), device), drop_B)
+        noise_BND = torch.randn_like(data_BND)
+        t_B = sample_times(len(data_BND), config.density, stratified=True, device=device)
+        return FlowDraw(noise_BND, t_B, drop_B)
 
     def forward(
         self, data_BND: Tensor, condition: Condition, draw: FlowDraw, *, layer: int | None = None, stop: bool = False
@@ -154,10 +159,10 @@ class Flow(nn.Module):
         length, start = patches_BLE.shape[1], prefix_BPE.shape[1]
         pooled_BE = (prefix_BPE * valid_BP[..., None]).sum(1) / valid_BP.sum(1, keepdim=True)
         condition_BE = nn.functional.silu(self.time(t_B) + self.pooled(pooled_BE))
-        position_BL = torch.cat([torch.arange(start), torch.arange(length)])[None].to(x_BND.device)
+        position_L1 = torch.cat([torch.arange(start), torch.arange(length)])[:, None].to(x_BND.device)
         mask_BLL = prefix_mask(valid_BP, length, bidir=True)
         x_BLE = torch.cat([prefix_BPE, patches_BLE], 1)
-        for state_BLE in self.trunk.states(x_BLE, position_BL, mask_BLL, condition_BE=condition_BE):
+        for state_BLE in self.trunk.states(x_BLE, position_L1, mask_BLL, condition=condition_BE):
             yield state_BLE[:, start:]
 
     def _velocity(self, last_BLE: Tensor) -> Tensor:

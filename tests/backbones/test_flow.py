@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from backbones import Flow, FlowConfig
-from backbones.embed import patchify, unpatchify
 from tokenizers_mm.api import Batch, Tokens, TokenSpec
+from tokenizers_mm.blocks.patches import unpatchify
 
 RASTER = TokenSpec(image_size=(16, 16), grid=(4, 2), dim=3)
 SEQUENCE = TokenSpec(image_size=(16, 16), grid=(5,), dim=3, layout="sequence")
@@ -25,16 +25,6 @@ def build(spec=RASTER, **options):
 def tokens_of(spec, count=3):
     latents = torch.randn(count, spec.length, spec.dim, generator=torch.Generator().manual_seed(1))
     return Tokens(latents_BND=latents, grid=spec.grid)
-
-
-def test_patches_are_neighbours_and_come_back():
-    grid = (4, 6)
-    index = torch.arange(24.0).view(1, 24, 1)
-    patches = patchify(index, grid, 2)
-    assert patches[0, 1].tolist() == [2, 3, 8, 9]
-    assert torch.equal(unpatchify(patches, grid, 2), index)
-    x = torch.randn(2, 24, 5)
-    assert torch.equal(unpatchify(patchify(x, grid, 2), grid, 2), x)
 
 
 @pytest.mark.parametrize(
@@ -220,3 +210,16 @@ def test_bad_specs_and_options_are_refused():
         FlowConfig(density="cosine")
     with pytest.raises(ValueError, match="patch=0: at least 1"):
         FlowConfig(patch=0)
+
+
+def test_which_solver_and_which_times_a_flow_uses():
+    """Heun's method evaluates t = 1, where the flow is trained as anywhere; times are one in each equal share."""
+    seen = []
+    for density in ("uniform", "logit_normal"):
+        model = Flow(FlowConfig(width=32, depth=1, heads=2, density=density), RASTER)
+        t_B = model.draw(torch.randn(64, 8, 3)).t_B
+        share = t_B if density == "uniform" else torch.special.ndtr(t_B.logit())
+        assert sorted((share * 64).long().tolist()) == list(range(64))
+    model.velocity = lambda x, t, prefix: seen.append(float(t[0])) or x
+    model.sample([""], steps=2, solver="heun", seed=0)
+    assert seen == [0, 0.5, 0.5, 1]

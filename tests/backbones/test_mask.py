@@ -52,7 +52,7 @@ def changed_rows(mask, changed):
     x = torch.randn(1, mask.shape[1], 16)
     other = x.clone()
     other[0, changed] += 1
-    position = torch.arange(mask.shape[1])[None]
+    position = torch.arange(mask.shape[1])[:, None]
     return (trunk(x, position, mask) != trunk(other, position, mask)).any(-1)[0]
 
 
