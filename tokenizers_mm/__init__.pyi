@@ -13,7 +13,8 @@ from tokenizers_mm.models.autoencoder import Autoencoder as Autoencoder, build_a
 from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig
 from tokenizers_mm.models.fused import Fused as Fused
 from tokenizers_mm.models.tiled import Tiled as Tiled, tiling_error as tiling_error
-from tokenizers_mm.saving.folder import fingerprint as fingerprint, save as save
+from tokenizers_mm.saving.fingerprints import fingerprint as fingerprint
+from tokenizers_mm.saving.folder import save as save
 from tokenizers_mm.semantics import Semantics as Semantics, semantics_of as semantics_of
 from tokenizers_mm.store.dataset import TokenDataset as TokenDataset
 from tokenizers_mm.store.encode import encode_folder as encode_folder

@@ -11,7 +11,6 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ import torch
 
 from tokenizers_mm.api import Quantizer, Tokenizer, TokenSpec
 
-__all__ = ["check_tokenizer", "downsampling_of", "fingerprint_of", "on_device", "only_side", "quantizer_of", "takes_one_size"]
+__all__ = ["check_tokenizer", "downsampling_of", "on_device", "only_side", "quantizer_of", "takes_one_size"]
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
@@ -65,30 +64,6 @@ def only_side(tokenizer: Tokenizer) -> int | None:
     return height if takes_one_size(tokenizer) and height == width else None
 
 
-def fingerprint_of(tokenizer: Tokenizer) -> str:
-    """Text that is the same for the same tokenizer in every process: what a token store and a generator remember.
-
-    Of our own kinds `checkpoints.fingerprint`; of others their `fingerprint` where they have one, else a SHA-256 over
-    the name of the class, the spec and everything the object holds (see `object_state`), whatever the device. Code is
-    not read: a changed `encode` with the same attributes goes unnoticed, and what a class remembers of its work counts,
-    so give such classes a `fingerprint`. Others are asked after `on_device`, before they encode or decode.
-
-    Raises `ValueError` for a fingerprint that is no line of text, and for state that cannot be seen from Python.
-    """
-    ours = _saved_fingerprint(tokenizer)
-    if ours is not None:
-        return ours
-    own: Any = getattr(tokenizer, "fingerprint", None)
-    if own is None:
-        from tokenizers_mm.saving import object_digest
-
-        return object_digest([json.dumps(tokenizer.spec.identity()), tokenizer], _saved_fingerprint)
-    text = own() if callable(own) else own
-    if not isinstance(text, str) or text != text.strip() or len(text.splitlines()) != 1:
-        raise ValueError(f"{type(tokenizer).__name__}.fingerprint is {text!r}: expected one line of text")
-    return text
-
-
 def quantizer_of(tokenizer: Tokenizer) -> Quantizer | None:
     """The tokenizer's `quantizer` where it is one of ours, with the codes and the vectors of the spec; else None."""
     quantizer, spec = getattr(tokenizer, "quantizer", None), tokenizer.spec
@@ -121,14 +96,3 @@ def _raster(tokenizer: Tokenizer) -> tuple[int, int]:
     assert isinstance(rows, int)
     assert isinstance(columns, int)
     return rows, columns
-
-
-def _saved_fingerprint(value: object) -> str | None:
-    """That of a tokenizer that can be saved; None for anything else."""
-    from tokenizers_mm.checkpoints import KINDS, CheckpointError, fingerprint
-
-    ours: Any = value if isinstance(value, tuple(kind.made for kind in KINDS.values())) else None
-    try:
-        return None if ours is None else fingerprint(ours)
-    except CheckpointError:  # fused with a half of somebody else's class
-        return None

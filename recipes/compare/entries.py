@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recipes.programs import TokenizerSource, image_set, open_tokenizer
+from recipes.inputs import TokenizerSource, image_set, open_tokenizer
 from tokenizers_mm import Autoencoder, Fused, Tokenizer, TokenSpec, Tower
 from tokenizers_mm.data import Preprocess
+from tokenizers_mm.saving import fingerprint_of
 from tokenizers_mm.towers import EncodeOnly
-from tokenizers_mm.traits import downsampling_of, fingerprint_of, on_device, only_side, takes_one_size
+from tokenizers_mm.traits import downsampling_of, on_device, only_side, takes_one_size
 
 __all__ = ["Contestant", "common_size", "introduce", "open_model", "text_of", "unique_names"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.programs.tokenizer_source import check_source, names_an_object, open_tokenizer
+from recipes.inputs import check_source, names_an_object, open_tokenizer
 from tokenizers_mm.checkpoints import FAMILIES, check_family
 from tokenizers_mm.config import ConfigError, override
 from tokenizers_mm.runtime import local_path
@@ -43,7 +43,8 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
 
 
 def _opened(source: str, assign: list[str], given: dict[str, Any]) -> Model:
-    from tokenizers_mm.checkpoints import kind_of, load
+    from tokenizers_mm.checkpoints import load
+    from tokenizers_mm.saving import check_saved
 
     if not names_an_object(source):
         return load(source, config=override({}, assign), **given)
@@ -51,7 +52,7 @@ def _opened(source: str, assign: list[str], given: dict[str, Any]) -> Model:
     if told:
         raise ConfigError(f"{told[0]}: {source} is made already; such options are for files of weights")
     tokenizer: Any = open_tokenizer(source)
-    kind_of(tokenizer)  # refuses what cannot be written
+    check_saved(tokenizer)  # refuses what cannot be written
     ours: Model = tokenizer
     return ours
 

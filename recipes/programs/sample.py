@@ -12,12 +12,12 @@ from torch import Tensor
 
 import backbones
 from backbones import Autoregressive, Flow
-from recipes.programs.run_folder import check_generator, resolve
-from recipes.programs.tokenizer_source import TokenizerSource, open_tokenizer
+from recipes.inputs import TokenizerSource, check_generator, open_tokenizer, resolve
 from tokenizers_mm.api import Condition, Tokenizer
 from tokenizers_mm.data import to_uint8
 from tokenizers_mm.runtime import choose_device, local_path
-from tokenizers_mm.traits import fingerprint_of, on_device
+from tokenizers_mm.saving import fingerprint_of
+from tokenizers_mm.traits import on_device
 
 __all__ = ["TOKENIZER_FILE", "GeneratorSource", "open_pair", "sample_images", "save_strip"]
 

@@ -16,19 +16,20 @@ from torch import Tensor, nn
 
 import backbones
 from backbones import Autoregressive, Flow
+from recipes.inputs import open_tokenizer
 from recipes.programs.sample import TOKENIZER_FILE
-from recipes.programs.tokenizer_source import open_tokenizer
 from recipes.schema import FusedRecipe, GeneratorRecipe, Recipe, TokenizerRecipe, require_size
 from tokenizers_mm.api import Batch, Tokenizer
-from tokenizers_mm.checkpoints import kind_of, save
+from tokenizers_mm.checkpoints import save
 from tokenizers_mm.data import Draw, Examples, Source, Unreadable, batch_of, draws_for, to_uint8, unreadable_of
 from tokenizers_mm.losses import Losses
 from tokenizers_mm.models import Autoencoder, Fused, SemanticHead, build_autoencoder
 from tokenizers_mm.runtime import local_path, write_tensors, write_text
 from tokenizers_mm.runtime.writing import writing
+from tokenizers_mm.saving import check_saved
 from tokenizers_mm.store import TokenDataset, WithFeatures
 from tokenizers_mm.towers import build_tower, cached_semantics
-from tokenizers_mm.training import Picture, RunFolder, start_linear, train
+from tokenizers_mm.training import Objective, Picture, RunFolder, pca_initialise, train
 from tokenizers_mm.training.objective import build_objective
 from tokenizers_mm.traits import takes_one_size
 
@@ -84,7 +85,6 @@ def train_tokenizer(
         folder,
         recipe=asdict(recipe),
         picture=_reconstructions(tokenizer, source, unreadable) if recipe.objective.draws else None,
-        adversary=adversary,
         unreadable=unreadable,
         resume=resume,
     )
@@ -119,9 +119,7 @@ def train_fused(recipe: FusedRecipe, folder: Path, *, resume: bool = False) -> F
 
 def _half(source: str) -> Tokenizer:
     """A half that is there already; `CheckpointError` where it could not be saved with the other."""
-    half = open_tokenizer(source)
-    kind_of(half)
-    return half
+    return check_saved(open_tokenizer(source))
 
 
 def with_features(recipe: TokenizerRecipe, source: Source, unreadable: Unreadable | None = None) -> Source:
@@ -156,7 +154,7 @@ def _started(recipe: TokenizerRecipe, source: Source, example: Examples, unreada
     assert recipe.model is not None
     tokenizer = build_autoencoder(recipe.model)
     if recipe.model.linear:
-        start_linear(tokenizer, example.image_BCHW)
+        pca_initialise(tokenizer, example.image_BCHW)
     if recipe.model.noise:  # relative to the latents' deviation, which a frozen encoder already has
         tokenizer.calibrate(_calibration(source, unreadable))
     return tokenizer
@@ -189,7 +187,7 @@ def train_generator(recipe: GeneratorRecipe, folder: Path, *, resume: bool = Fal
     return generator
 
 
-class _GeneratorObjective(nn.Module):
+class _GeneratorObjective(nn.Module, Objective):
     """A generator's loss as the forward pass that the training loop calls."""
 
     def __init__(self, generator: Autoregressive | Flow) -> None:

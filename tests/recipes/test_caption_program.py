@@ -13,7 +13,7 @@ from recipes.programs.sample import TOKENIZER_FILE
 from tokenizers_mm.api import TokenSpec
 from tokenizers_mm.data.images import Preprocess, decode, to_tensor
 from tokenizers_mm.data.notes import read_some_notes
-from tokenizers_mm.traits import fingerprint_of
+from tokenizers_mm.saving.fingerprints import fingerprint_of
 
 OPTIONS = {"width": 16, "depth": 1, "heads": 2, "max_text": 12}
 SPEC = TokenSpec(image_size=(32, 32), grid=(8, 8), dim=3, codes=(64,))  # of `plain.Pool()`

@@ -19,10 +19,10 @@ from recipes.programs.evaluate import Extras, evaluate_images
 from recipes.programs.sample import TOKENIZER_FILE, open_pair, sample_images
 from tokenizers_mm import Tiled
 from tokenizers_mm.api import Tokens
+from tokenizers_mm.saving.fingerprints import fingerprint_of
 from tokenizers_mm.store.dataset import TokenDataset
 from tokenizers_mm.store.encode import encode_folder
 from tokenizers_mm.towers.tower import EncodeOnly
-from tokenizers_mm.traits import fingerprint_of
 
 POOL = "plain_tokenizers:Pool"
 SHORT = ["train.steps=2", "train.log_every=1", "train.tracker=none", "model.width=16", "model.depth=1"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tokenizers_mm import TokenSpec
-from tokenizers_mm.traits import fingerprint_of
+from tokenizers_mm.saving.fingerprints import fingerprint_of
 
 GRIDS = {
     "raster": (2, 3),

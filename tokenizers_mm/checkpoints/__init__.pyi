@@ -1,16 +1,10 @@
 from tokenizers_mm.checkpoints.diffusers import from_diffusers as from_diffusers, to_diffusers as to_diffusers
 from tokenizers_mm.checkpoints.families import FAMILIES as FAMILIES, check_family as check_family
 from tokenizers_mm.checkpoints.family import Family as Family
-from tokenizers_mm.checkpoints.kinds import (
-    KINDS as KINDS,
-    Model as Model,
-    describe as describe,
-    identity as identity,
-    kind_of as kind_of,
-    rebuild as rebuild,
-)
 from tokenizers_mm.checkpoints.loading import load as load
 from tokenizers_mm.checkpoints.source import check_source as check_source
-from tokenizers_mm.saving.folder import fingerprint as fingerprint, save as save
+from tokenizers_mm.models.fused import Model as Model
+from tokenizers_mm.saving.fingerprints import fingerprint as fingerprint
+from tokenizers_mm.saving.folder import save as save
 from tokenizers_mm.weights.errors import CheckpointError as CheckpointError
 from tokenizers_mm.weights.provenance import Provenance as Provenance

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from torch import Tensor
 
 from tokenizers_mm.checkpoints import diffusers
 from tokenizers_mm.checkpoints.family import Family
-from tokenizers_mm.checkpoints.kinds import Model
 from tokenizers_mm.checkpoints.recognise import Reading, recognise
-from tokenizers_mm.checkpoints.source import configs_in, is_network, listing, refuse_folder, refuse_path
+from tokenizers_mm.checkpoints.source import configs_in, is_network, refuse_folder
 from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
-from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.models import KINDS, Autoencoder, Model
 from tokenizers_mm.models.assemble import assemble
-from tokenizers_mm.saving import folder as native
+from tokenizers_mm.saving import folder as native, is_ours, listing, locate, refuse_path
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 from tokenizers_mm.weights import TOWERS, CheckpointError, Provenance, files
 
@@ -57,31 +57,39 @@ def load(
     """
     if is_network(str(source)):
         return _tower(str(source), config, file=file, family=family, revision=revision, ema=ema, stats=stats).to(dtype)
-    path, commit = Path(source), None
-    if not path.exists():
-        from tokenizers_mm.saving import download as hub  # its client takes a while to import
-
-        if hub.is_repo_id(str(source)):
-            got = hub.download(str(source), revision, patterns=None if file is None else [file])
-            path, commit = got.folder, got.commit
-    if revision is not None and commit is None:
-        raise CheckpointError(f"{source}: revision={revision!r} is for hub repositories, and this is a local path")
+    path, commit = locate(source, revision, patterns=None if file is None else [file])
     if file is not None:
         path = _inside(path, file)
-    model: Model
-    if path.is_dir():
-        model = _from_folder(path, family, ema, config)
-    elif path.exists():
-        model = _from_file(path, family, ema, config)
-    else:
+    if not path.exists():
         refuse_path(source)
+    folder, about = _described(path) if path.is_dir() else (path, {})
+    model: Model
+    if not is_ours(about):
+        found = _read(folder, about)
+        parsed = _parse(found, family, ema)
+        for text in _warnings(parsed, found.path):
+            warnings.warn(text, stacklevel=2)
+        model = _assemble(parsed, found.path, config)
+    elif family or config:
+        raise CheckpointError(f"{path}: a tokenizer of ours, whose config.json says all; leave family, config")
+    else:
+        model = native.load(folder, KINDS)
     if stats is not None:
         if not isinstance(model, Autoencoder):
             raise CheckpointError(f"{source}: stats={stats} is for autoencoders, and this is a {type(model).__name__}")
         model = read_statistics(Path(stats), model)
     if model.provenance is not None and commit is not None:
-        model.provenance = Provenance(**{**vars(model.provenance), "source": str(source), "commit": commit})
+        model.provenance = replace(model.provenance, source=str(source), commit=commit)
     return model.to(dtype)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file's tensors, and the config.json of another library beside them, empty where there is none."""
+
+    path: Path
+    tree: Mapping[str, Any]
+    about: Mapping[str, Any]
 
 
 def _tower(name: str, config: Mapping[str, Any] | None, **given: object) -> Tower:
@@ -107,55 +115,48 @@ def _inside(folder: Path, file: str) -> Path:
     return path
 
 
-def _from_folder(folder: Path, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Model:
+def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder that holds the tokenizer, and its config.json: ours, diffusers', or at the top another library's."""
     for inner, about in configs_in(folder):
-        if str(about.get("format")).startswith("tokenizers-mm/"):
-            if family or config:
-                raise CheckpointError(
-                    f"{folder}: a tokenizer of ours, whose config.json says all; leave family, config"
-                )
-            return native.load(inner)
-        if about.get("_class_name") in diffusers.CLASSES:
-            return _from_diffusers(inner, about, config)
-        if inner == folder:  # another library's config: the weights say the rest
-            return _from_file(files.find(folder), family, ema, config, about)
+        if is_ours(about) or about.get("_class_name") in diffusers.CLASSES or inner == folder:
+            return inner, about
     refuse_folder(folder)
 
 
-def _from_diffusers(folder: Path, about: Mapping[str, Any], config: Mapping[str, Any] | None) -> Autoencoder:
-    path = files.find(folder)
-    read = diffusers.read(about, _flat(files.read(path), path), str(folder))
-    return _assembled(read, path, config)
+def _read(path: Path, about: Mapping[str, Any]) -> _File:
+    """The tensors of a file, or of a folder with its one file of weights."""
+    path = files.find(path) if path.is_dir() else path
+    return _File(path, files.read(path), about)
 
 
-def _from_file(
-    path: Path,
-    family: str | None,
-    ema: bool | None,
-    config: Mapping[str, Any] | None,
-    about: Mapping[str, Any] | None = None,
-) -> Autoencoder:
-    read = recognise(files.read(path), path, family, ema, about)
-    if read.rivals:
-        others = ", ".join(f"{row.name} ({_differs(row)})" for row in read.rivals)
-        warnings.warn(
-            f"{path}: taken for {read.family.name} ({_differs(read.family)}); its keys and shapes are also those of "
-            f"{others}: say family= to choose",
-            stacklevel=4,
-        )
-    return _assembled(read, path, config)
+def _parse(found: _File, family: str | None, ema: bool | None) -> Reading:
+    """What the tensors are."""
+    if found.about.get("_class_name") in diffusers.CLASSES:
+        return diffusers.read(found.about, _flat(found.tree, found.path), str(found.path.parent))
+    return recognise(found.tree, found.path, family, ema, found.about or None)
 
 
-def _assembled(read: Reading, path: Path, config: Mapping[str, Any] | None) -> Autoencoder:
-    model = assemble(_merged(read.options, config or {}), read.state, path)
-    if read.statistics is not None and not model.spec.discrete:
-        model.set_statistics(*read.statistics)
-    row = read.family
+def _assemble(parsed: Reading, path: Path, config: Mapping[str, Any] | None) -> Autoencoder:
+    model = assemble(_merged(parsed.options, config or {}), parsed.state, path)
+    if parsed.statistics is not None and not model.spec.discrete:
+        model.set_statistics(*parsed.statistics)
+    row = parsed.family
     # The file's name alone: sources are published with the tokenizer, and folders are nobody's business.
-    model.provenance = Provenance(row.name, path.name, None, row.code_licence, row.weights_licence, read.ignored)
-    if row.restricted:
-        warnings.warn(f"{row.title}: licence of the weights: {row.weights_licence}", stacklevel=5)
+    model.provenance = Provenance(row.name, path.name, None, row.code_licence, row.weights_licence, parsed.ignored)
     return model
+
+
+def _warnings(parsed: Reading, path: Path) -> Iterator[str]:
+    """What a user has to know: families that a file could be as well, and a licence that restricts use."""
+    row = parsed.family
+    if parsed.rivals:
+        others = ", ".join(f"{rival.name} ({_differs(rival)})" for rival in parsed.rivals)
+        yield (
+            f"{path}: taken for {row.name} ({_differs(row)}); its keys and shapes are also those of {others}: say "
+            "family= to choose"
+        )
+    if row.restricted:
+        yield f"{row.title}: licence of the weights: {row.weights_licence}"
 
 
 def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokenizers_mm.saving import OF_A_RUN, listing, read_config, refuse_path
 from tokenizers_mm.weights import INNER_FOLDERS, TOWERS, CheckpointError
 
-__all__ = ["check_source", "configs_in", "is_network", "listing", "refuse_folder", "refuse_path"]
-
-_OF_A_RUN = "tokenizer"  # what `tmm train` leaves in a run folder
+__all__ = ["check_source", "configs_in", "is_network", "refuse_folder"]
 
 
 def check_source(source: Path | str, *, file: str | None = None, revision: str | None = None) -> None:
@@ -39,48 +37,22 @@ def configs_in(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
     Raises `CheckpointError` for files that are not JSON, and for the folder of a generator.
     """
-    for inner in ("", _OF_A_RUN, *INNER_FOLDERS):
-        about = _config(folder / inner)
+    for inner in ("", OF_A_RUN, *INNER_FOLDERS):
+        about = read_config(folder / inner)
         if about is not None:
             yield folder / inner, about
 
 
 def refuse_folder(folder: Path) -> NoReturn:
     """Raise `CheckpointError` for a folder without a tokenizer: it may be an unfinished run, or a generator's."""
-    _config(folder / "generator")
+    read_config(folder / "generator")
     runs = [folder / part / "run.json" for part in ("", "semantic", "perceptual")]  # a fused one is two runs
     if any(record.exists() for record in runs):
         raise CheckpointError(
-            f"{folder}: a training run without a finished {_OF_A_RUN}/; let it finish: tmm train RECIPE --out {folder} "
+            f"{folder}: a training run without a finished {OF_A_RUN}/; let it finish: tmm train RECIPE --out {folder} "
             "--resume"
         )
     raise CheckpointError(
         f"{folder}: no config.json, so this is neither a tokenizer of ours nor one in diffusers' layout; it holds "
         f"{listing(folder)}; give the weights file itself (or file=), which is recognised by its keys"
     )
-
-
-def refuse_path(path: Path | str) -> NoReturn:
-    """Raise `CheckpointError` for what is nothing at all."""
-    raise CheckpointError(f"{path}: no such file or folder, and no hub repository's name (owner/name); check the path")
-
-
-def listing(folder: Path) -> str:
-    """The first names in a folder, in words."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    return (", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
-    if not path.exists():
-        return None
-    try:
-        about = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); copy or download it again") from error
-    if not isinstance(about, dict):
-        raise CheckpointError(f"{path}: expected a mapping, found {str(about)[:40]}; copy or download it again")
-    if {"kind", "spec", "options"} <= about.keys():
-        raise CheckpointError(f"{folder}: a generator ({about['kind']}), not a tokenizer; backbones.load reads it")
-    return about

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tokenizers_mm.config import parse
-from tokenizers_mm.models import Autoencoder, AutoencoderConfig, config_dict
+from tokenizers_mm.models import Autoencoder, AutoencoderConfig
 from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.weights import CheckpointError, files
 
@@ -53,7 +53,7 @@ def _per_position(model: Autoencoder, positions: int, path: Path) -> Autoencoder
     if side * side != positions:
         raise CheckpointError(f"{path}: {positions} positions are no square; expected one per position of an image")
     size = side * model.downsampling
-    options = config_dict(model) | {"latent_positions": True, "image_size": (size, size)}
+    options = model.options() | {"latent_positions": True, "image_size": (size, size)}
     parse(AutoencoderConfig, options, str(path))
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("latent_")}
     wider = assemble(options, state, path)

@@ -1,4 +1,4 @@
-"""Put a tokenizer together around tensors that are already there, without a second copy of them."""
+"""Put a tokenizer together around the tensors of a public file, without a second copy of them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import quantizers
-from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.models.autoencoder import Autoencoder, AutoencoderConfig, build_autoencoder
-from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
+from tokenizers_mm.models.autoencoder import Autoencoder, build_empty
+
+__all__ = ["assemble"]
 
 
 def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Autoencoder:
     """A tokenizer of these options whose parameters are the given tensors themselves, in eval mode.
 
-    The nets are built without memory and take the tensors as they are, mapped from a file or shared with another
-    module. Statistics of ours that no public file holds start neutral.
+    Statistics of ours that no public file holds start neutral.
 
     Raises `CheckpointError` naming missing and unexpected keys, and shapes that contradict the options.
     """
-    try:
-        config = parse(AutoencoderConfig, options, f"{where}: config")
-        with torch.device("meta"):
-            model = build_autoencoder(config)
-    except CheckpointError:
-        raise
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    expected = model.state_dict()
-    full = {**_neutral(expected, state), **state}
-    load_strict(model, full, where, remedy=OPTIONS_MAY_DIFFER, assign=True)
-    if any(value.is_meta for value in model.bottleneck.buffers()):  # what a constructor computes and no file holds
-        made = quantizers.build(config.bottleneck, "bottleneck")
-        made.load_state_dict(model.bottleneck.state_dict(), assign=True)
-        model.bottleneck = made
-    model.bottleneck.float()  # codebooks of half-precision files: codes are decided in float32
-    return model.eval()
+    model = build_empty(options, f"{where}: config")
+    return model.adopt({**_neutral(model.state_dict(), state), **state}, where)
 
 
 def _neutral(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

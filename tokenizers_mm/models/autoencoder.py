@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -20,12 +21,15 @@ from torch import Tensor, nn
 import quantizers
 from quantizers import Gaussian, MultiScale, Quantized, Quantizer
 from tokenizers_mm.api import Tokens
+from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.geometry import FeatureGrid, as_map, stacked, unstacked
 from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig, encoder_channels, spec_of
 from tokenizers_mm.models.semantic_head import SemanticHead
 from tokenizers_mm.nets import FlowDecoder, QueryConfig, build_nets, prefix_lengths, run
-from tokenizers_mm.saving import HubMixin
+from tokenizers_mm.saving import CardFacts, HubMixin, Source, latent_statistics, title_of
 from tokenizers_mm.semantics import Semantics, mean_semantics
+from tokenizers_mm.towers import weight_count
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
 
 class Autoencoder(nn.Module, HubMixin):
@@ -37,6 +41,7 @@ class Autoencoder(nn.Module, HubMixin):
     stays float32, as images and tokens do, and a net whose float16 activations overflow is run again in float32.
     """
 
+    kind = "autoencoder"
     latent_mean_D: Tensor
     latent_std_D: Tensor
 
@@ -262,6 +267,61 @@ class Autoencoder(nn.Module, HubMixin):
             x_BCHW = x_BCHW + F.pixel_shuffle(run(self.linear_out, z_BDhw), self.config.net.downsampling)
         return self._normalised(x_BCHW, back=True)
 
+    def options(self) -> dict[str, Any]:
+        """JSON-able configuration that builds the same architecture again, of `AutoencoderConfig`.
+
+        Options that came later are left out where they say nothing, so that older tokenizers keep their fingerprints.
+        """
+        options = asdict(self.config) | {"bottleneck": self.bottleneck.options()}
+        return {key: value for key, value in options.items() if key not in _LATER or value != _LATER[key]}
+
+    def identity(self) -> dict[str, Any]:
+        """The options alone, as fingerprints were made when there was one kind of tokenizer only."""
+        return self.options()
+
+    def card(self) -> CardFacts:
+        """What stands on its model card beside its geometry: the nets and their sizes, statistics of the latents."""
+        net, other, head = self.config.net, self.config.decoder_net, self.config.semantic
+        total, *halves = (f"{weight_count(part) / 1e6:.2f} M" for part in (self, self.encoder, self.decoder))
+        facts = {
+            "bottleneck": self.bottleneck.kind,
+            "networks": net.kind if other is None else f"{net.kind}, decoder {other.kind}",
+            "parameters": f"{total} (encoder {halves[0]}, decoder {halves[1]})",
+        }
+        if head is not None:
+            texts = "no text encoder" if head.text is None else "text encoder beside it"
+            facts["semantics"] = f"features of {head.dim} channels, {texts}"
+        return CardFacts(
+            title=title_of(self.spec, self.downsampling),
+            tag=self.bottleneck.kind,
+            facts=facts,
+            sources=(Source(provenance=self.provenance),),
+            reads_texts=head is not None and head.text is not None,
+            sections=() if self.spec.discrete else (latent_statistics(self.latent_mean_D, self.latent_std_D),),
+        )
+
+    @classmethod
+    def rebuild(cls, options: Any, state: Mapping[str, Tensor], *, where: str, weights: str) -> Autoencoder:
+        """The tokenizer that `options` and `state_dict` gave, around these very tensors, in eval mode.
+
+        Raises `CheckpointError` that starts with `where` for the options, with `weights` for the state.
+        """
+        return build_empty(options, where).adopt(state, weights)
+
+    def adopt(self, state: Mapping[str, Tensor], where: Path | str) -> Self:
+        """Take the very tensors of a state dict, mapped from a file or shared with another module; in eval mode.
+
+        Codebooks of half precision become float32, in which codes are decided. Raises the `CheckpointError` of
+        `load_strict` that starts with `where`.
+        """
+        load_strict(self, state, where, remedy=OPTIONS_MAY_DIFFER, assign=True)
+        if any(value.is_meta for value in self.bottleneck.buffers()):  # what a constructor computes and no file holds
+            made = quantizers.build(self.config.bottleneck, "bottleneck")
+            made.load_state_dict(self.bottleneck.state_dict(), assign=True)
+            self.bottleneck = made
+        self.bottleneck.float()
+        return self.eval()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `.to`, `.half`, `.cuda` and others go through: no fewer bits for bottleneck and statistics."""
 
@@ -357,14 +417,20 @@ def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     return Autoencoder(config, encoder, bottleneck, decoder, semantic)
 
 
+def build_empty(options: Any, where: str) -> Autoencoder:
+    """An autoencoder of these options whose tensors have no memory, for `Autoencoder.adopt`.
+
+    Raises `CheckpointError` that starts with `where`.
+    """
+    try:
+        config = parse(AutoencoderConfig, options, where)
+        with torch.device("meta"):
+            return build_autoencoder(config)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
 # Options that configurations written before them do not have, and what stands for none of it.
 _LATER: dict[str, Any] = {"decoder_net": None, "noise": 0.0, "semantic": None}
-
-
-def config_dict(autoencoder: Autoencoder) -> dict[str, Any]:
-    """JSON-able configuration that builds the same architecture again.
-
-    Options that came later are left out where they say nothing, so that older tokenizers keep their fingerprints.
-    """
-    options = asdict(autoencoder.config) | {"bottleneck": autoencoder.bottleneck.options()}
-    return {key: value for key, value in options.items() if key not in _LATER or value != _LATER[key]}

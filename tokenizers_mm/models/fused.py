@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.config import parse
 from tokenizers_mm.geometry import match_grid
+from tokenizers_mm.models.autoencoder import Autoencoder
+from tokenizers_mm.models.fused_config import FusedConfig, Half, How
 from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_spec
-from tokenizers_mm.saving import HubMixin
+from tokenizers_mm.saving import CardFacts, HubMixin, Source, check_saved, content, describe
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
-from tokenizers_mm.towers import Tower
+from tokenizers_mm.towers import Tower, weight_count
 from tokenizers_mm.traits import downsampling_of, takes_one_size
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
-__all__ = ["Fused", "How"]
-
-How = Literal["channel", "sequence"]
+__all__ = ["KINDS", "Fused", "Model"]
 
 
 class Fused(nn.Module, HubMixin):
@@ -47,6 +49,7 @@ class Fused(nn.Module, HubMixin):
     Raises `ValueError` for halves that do not go together. Only `nn.Module` halves are saved.
     """
 
+    kind = "fused"
     semantic: Tokenizer
     perceptual: Tokenizer
     semantic_mean_D: Tensor
@@ -166,6 +169,62 @@ class Fused(nn.Module, HubMixin):
             self.semantic_mean_D.copy_(values.mean(0))
             self.semantic_std_D.copy_(values.std(0).clamp(min=1e-6))
 
+    def options(self) -> dict[str, Any]:
+        """JSON-able, as `FusedConfig`; `CheckpointError` for a half that cannot be saved."""
+        return {"how": self.how, "semantic": describe(self.semantic), "perceptual": describe(self.perceptual)}
+
+    def identity(self) -> dict[str, Any]:
+        """Kind, how, and the identity of both halves, whose provenance is no part of it."""
+        semantic, perceptual = check_saved(self.semantic), check_saved(self.perceptual)
+        return {
+            "kind": self.kind,
+            "how": self.how,
+            "semantic": semantic.identity(),
+            "perceptual": perceptual.identity(),
+        }
+
+    def card(self) -> CardFacts:
+        """What stands on its model card beside its geometry: both halves, and the sources of both."""
+        about = {name: check_saved(half).card() for name, half in self._halves()}
+        titles = {f"{name} half": half.title for name, half in about.items()}
+        own = (Source(provenance=self.provenance),)
+        of_halves = (
+            replace(source, part=f"{source.part} of the {name} half")
+            for name, half in about.items()
+            for source in half.sources
+        )
+        return CardFacts(
+            title=f"Image tokenizer of two halves, {self.how}-wise: {content(self.spec)}",
+            tag=self.kind,
+            facts=titles | {"parameters": f"{weight_count(self) / 1e6:.2f} M"},
+            sources=tuple(of_halves) if self.provenance is None else own,
+            decodes=about["perceptual"].decodes,
+            reads_texts=about["semantic"].reads_texts,
+        )
+
+    @classmethod
+    def rebuild(cls, options: Any, state: Mapping[str, Tensor], *, where: str, weights: str) -> Self:
+        """The tokenizer that `options` and `state_dict` gave, around these very tensors, in eval mode.
+
+        Raises `CheckpointError` or `ConfigError` that start with `where` for the options, with `weights` for the state.
+        """
+        config = parse(FusedConfig, options, where)
+
+        def rebuilt(name: str, half: Half) -> Tokenizer:
+            inside = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+            return half.rebuild(KINDS, inside, where=f"{where}.{name}", weights=f"{weights}, {name} half")
+
+        semantic, perceptual = rebuilt("semantic", config.semantic), rebuilt("perceptual", config.perceptual)
+        try:
+            model = cls(semantic, perceptual, config.how)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        load_strict(model, state, weights, remedy=OPTIONS_MAY_DIFFER, assign=True)
+        return model.eval()
+
+    def _halves(self) -> list[tuple[str, Tokenizer]]:
+        return [("semantic", self.semantic), ("perceptual", self.perceptual)]
+
     def _side_by_side(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
         semantic_BND = semantic.data
         if semantic.grid != perceptual.grid:
@@ -223,6 +282,13 @@ class Fused(nn.Module, HubMixin):
             if now is not None and now.element_size() < buffer.element_size():
                 self._buffers[name] = buffer.to(now.device)
         return self
+
+
+Model: TypeAlias = Autoencoder | Tower | Fused
+# Every class that is saved, by the name of its kind; a half of a fused tokenizer may be any of them.
+KINDS: dict[str, type[Autoencoder] | type[Tower] | type[Fused]] = {
+    made.kind: made for made in (Autoencoder, Tower, Fused)
+}
 
 
 def _for_images(semantic: Tokenizer, image_size: tuple[int, int]) -> Tokenizer:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tokenizers_mm.checkpoints import KINDS, Model, describe, identity, rebuild
-from tokenizers_mm.config import parse
+from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.runtime import local_path, separate
 from tokenizers_mm.runtime.writing import writing
 from tokenizers_mm.saving.card import is_generated, model_card
+from tokenizers_mm.saving.local import FORMAT, own_config
+from tokenizers_mm.saving.saved import Saved, describe
 from tokenizers_mm.weights import CheckpointError, Provenance, some
 
-FORMAT = "tokenizers-mm/1"
 _CARD = "README.md"
 # What stands beside a model in a repository and stays there when the model is written again.
 _COMPANIONS = {_CARD, "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", ".gitattributes"}
 
+S = TypeVar("S", bound=Saved)
 
-def save(tokenizer: Model, folder: Path | str, *, card: bool = False) -> None:
+
+def save(tokenizer: Saved, folder: Path | str, *, card: bool = False) -> None:
     """Write config.json and model.safetensors into `folder` (created; an older tokenizer there is replaced).
 
     The two halves of a fused tokenizer are in the one file, under semantic. and perceptual., a tower with its weights.
@@ -35,7 +35,7 @@ def save(tokenizer: Model, folder: Path | str, *, card: bool = False) -> None:
     card  writes README.md too, unless there is one that somebody else wrote; a generated one is always kept up to date
 
     README.md, licence and .gitattributes stay. Raises `CheckpointError` where replacing the folder would delete
-    anything else, and for tokenizers that are none of ours; `WriteError` (an `OSError`) where the disk is full.
+    anything else, and for tokenizers that are none of `Saved`; `WriteError` (an `OSError`) where the disk is full.
     """
     config = {"format": FORMAT, **describe(tokenizer)}
     state = separate(tokenizer.state_dict())  # both halves of a fused one may be one tokenizer
@@ -48,38 +48,37 @@ def save(tokenizer: Model, folder: Path | str, *, card: bool = False) -> None:
         Path(folder),
         write,
         replaces=("config.json", "model.safetensors"),
-        check=_read_config,
+        check=own_config,
         card=lambda: model_card(tokenizer),
         new_card=card,
     )
 
 
-def load(folder: Path | str) -> Model:
+def load(folder: Path | str, kinds: Mapping[str, type[S]]) -> S:
     """Load what `save` wrote, in eval mode and in the precision it was saved in.
+
+    kinds  the classes that may be found, by the name of their kind
 
     The weights are mapped from the file, not copied. Raises `CheckpointError` naming file, finding and remedy.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = own_config(folder)
+    if config["kind"] not in kinds:
+        known = " or ".join(map(repr, kinds))
+        raise CheckpointError(f"{folder / 'config.json'}: expected kind {known}, found {config['kind']!r}")
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy or save it again") from error
     where, weights = str(folder / "config.json"), f"{path} does not fit its config.json"
-    tokenizer = rebuild(config["kind"], config.get("model"), state, where=where, weights=weights)
-    if config.get("origin") is not None:
-        tokenizer.provenance = parse(Provenance, config["origin"], f"{where}.origin")
-    return tokenizer
-
-
-def fingerprint(tokenizer: Model) -> str:
-    """SHA-256 over configuration and weights: equal exactly when the tokenizers are."""
-    digest = hashlib.sha256(json.dumps(identity(tokenizer), sort_keys=True).encode())
-    for name, value in sorted(tokenizer.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    try:
+        made = kinds[config["kind"]].rebuild(config.get("model"), state, where=where, weights=weights)
+        if config.get("origin") is not None:
+            made.provenance = parse(Provenance, config["origin"], f"{where}.origin")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    return cast("S", made)
 
 
 def write_whole(
@@ -136,20 +135,3 @@ def _companions(folder: Path, replaces: tuple[str, ...], check: Callable[[Path],
         except CheckpointError as error:
             raise CheckpointError(f"{folder} holds no tokenizer of ours ({error}): choose another folder") from error
     return kept
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); expected a folder that `tmm train` or `save` wrote"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not JSON ({error}); save the tokenizer again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT or config.get("kind") not in KINDS:
-        raise CheckpointError(
-            f"{path}: expected format {FORMAT!r} and kind {' or '.join(map(repr, KINDS))}, found {str(config)[:80]}"
-        )
-    return config

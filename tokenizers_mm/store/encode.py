@@ -33,10 +33,11 @@ from tokenizers_mm.data import (
     to_tensor,
 )
 from tokenizers_mm.runtime import choose_device, is_text, local_path
+from tokenizers_mm.saving import fingerprint_of
 from tokenizers_mm.store.dataset import Inputs, Quarantined, Row, StoreWriter
 from tokenizers_mm.store.quarantine import Quarantine
 from tokenizers_mm.store.shards import digest
-from tokenizers_mm.traits import downsampling_of, fingerprint_of, on_device, only_side
+from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
 __all__ = ["CAPTIONS", "EncodeReport", "codebook_of", "encode_folder"]
 

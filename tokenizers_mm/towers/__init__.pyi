@@ -1,6 +1,7 @@
 from tokenizers_mm.towers.clip_text import OpenClipText as OpenClipText, OpenClipTextConfig as OpenClipTextConfig
 from tokenizers_mm.towers.frozen import freeze as freeze
 from tokenizers_mm.towers.lite0 import LITE0_SHA256 as LITE0_SHA256, lite0_network as lite0_network
+from tokenizers_mm.towers.sizes import weight_count as weight_count
 from tokenizers_mm.towers.teacher import Teacher as Teacher, cached_semantics as cached_semantics
 from tokenizers_mm.towers.text import (
     TextConfig as TextConfig,

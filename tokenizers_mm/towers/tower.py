@@ -11,8 +11,8 @@ Shape letters: B batch, C image channels, H and W pixels, h and w positions, N =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokens, TokenSpec
-from tokenizers_mm.saving import HubMixin
+from tokenizers_mm.config import parse
+from tokenizers_mm.saving import CardFacts, HubMixin, Source
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers.clip_network import ClipNetwork, clip_tower
 from tokenizers_mm.towers.frozen import freeze
 from tokenizers_mm.towers.timm_network import lite0_tower, timm_tower
-from tokenizers_mm.weights import check_tower
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, check_tower, load_strict
 
 __all__ = ["EncodeOnly", "TextTower", "Tower", "TowerConfig", "build_tower"]
 
@@ -75,6 +76,15 @@ class TowerConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1 pixel a side")
 
 
+@dataclass(frozen=True, kw_only=True)
+class TowerRecord:
+    """A tower, as config.json has it: the network, what is printed beside its numbers, which weights they are of."""
+
+    network: TowerConfig
+    name: str
+    weights_sha256: str
+
+
 class Tower(nn.Module, HubMixin):
     """A frozen, encode-only `Tokenizer` with semantics; see `build_tower` for the usual way to get one.
 
@@ -88,6 +98,7 @@ class Tower(nn.Module, HubMixin):
     changes the network; normalisation, statistics and features stay float32.
     """
 
+    kind = "tower"
     takes_one_size = True
     latent_mean_D: Tensor
     latent_std_D: Tensor
@@ -198,6 +209,46 @@ class Tower(nn.Module, HubMixin):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval."""
         return super().train(False)
+
+    @property
+    def weight_count(self) -> int:
+        """Numbers in the network's weights."""
+        return sum(value.numel() for value in self.network.buffers() if value.is_floating_point())
+
+    def options(self) -> dict[str, Any]:
+        """JSON-able; `rebuild` makes the tower again from these and from its state dict."""
+        return asdict(TowerRecord(network=self.config, name=self.name, weights_sha256=self.weights_sha256))
+
+    def card(self) -> CardFacts:
+        """What stands on its model card beside its geometry."""
+        facts = {
+            "network": self.name,
+            "SHA-256 of its weights": self.weights_sha256,
+            "parameters": f"{self.weight_count / 1e6:.2f} M",
+        }
+        return CardFacts(
+            title=f"Image features: vectors of {self.spec.dim} channels",
+            tag=self.kind,
+            facts=facts,
+            sources=(Source(provenance=self.provenance, made=f"Weights of {self.name}."),),
+            decodes=False,
+            reads_texts=hasattr(self, "text_features"),
+        )
+
+    @classmethod
+    def rebuild(cls, options: Any, state: Mapping[str, Tensor], *, where: str, weights: str) -> Tower:
+        """The tower that `options` and `state_dict` gave, around these tensors; nothing is fetched.
+
+        Raises `CheckpointError` or `ConfigError` that start with `where` for the options, with `weights` for the state.
+        """
+        record = parse(TowerRecord, options, where)
+        try:
+            tower = build_tower(record.network, random_init=True)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        load_strict(tower, state, weights, remedy=OPTIONS_MAY_DIFFER, assign=True)
+        tower.name, tower.weights_sha256 = record.name, record.weights_sha256
+        return tower
 
     def extra_repr(self) -> str:
         """Name and the first digits of the hash."""

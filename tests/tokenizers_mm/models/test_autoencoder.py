@@ -6,9 +6,8 @@ import torch
 
 from tokenizers_mm import Autoencoder, AutoencoderConfig, Tokens, build_autoencoder
 from tokenizers_mm.config import parse
-from tokenizers_mm.models.autoencoder import config_dict
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.training.pca_init import start_linear
+from tokenizers_mm.training.pca_init import pca_initialise
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 CONFIG = AutoencoderConfig(image_size=(16, 8), bottleneck={"kind": "gaussian", "dim": 3}, net=NET)
@@ -44,7 +43,7 @@ def test_a_multi_scale_bottleneck_gives_scales():
     for grid in ((11,), ((1, 1), (1, 2), (4, 2))):
         with pytest.raises(ValueError, match=r"decodes the scales \(\(1, 1\), \(2, 1\), \(4, 2\)\)"):
             model.decode(Tokens(codes_BNS=tokens.codes_BNS, grid=grid))
-    with pytest.raises(ValueError, match=r"image_size=\(16, 16\): gives a grid of \(4, 4\).*finest.*\(4, 2\)"):
+    with pytest.raises(ValueError, match=r"image_size=\(16, 16\): .* a grid of \(4, 4\).*\(4, 2\), the finest"):
         model_of(SCALES, image_size=(16, 16))
 
 
@@ -102,11 +101,11 @@ def test_rows_of_latents_are_rows_of_the_image():
     assert 16 <= column < 28
 
 
-def test_a_linear_start_is_the_best_linear_code():
+def test_pca_initialisation_is_the_best_linear_code():
     torch.manual_seed(0)
     model = model_of(linear=True)
     image = torch.nn.functional.interpolate(torch.rand(64, 3, 8, 4) * 2 - 1, (16, 8), mode="bilinear")
-    start_linear(model, image)
+    pca_initialise(model, image)
     patch = torch.nn.functional.pixel_unshuffle(image, 4).permute(0, 2, 3, 1).flatten(0, 2)
     discarded = torch.linalg.eigvalsh(torch.cov(patch.T, correction=0))[:-3].sum() / patch.shape[1]
     tokens = model.encode(image)
@@ -116,7 +115,7 @@ def test_a_linear_start_is_the_best_linear_code():
     ((recon - image).square().mean() + quantized.loss).backward()
     assert bool(model.decoder.conv_out.weight.grad.any())
     with pytest.raises(ValueError, match="linear: true"):
-        start_linear(model_of(), image)
+        pca_initialise(model_of(), image)
 
 
 def test_without_quant_conv_the_widths_must_agree():
@@ -169,10 +168,10 @@ def test_impossible_nets_are_refused(options):
 
 def test_config_survives_json_and_builds_the_same_architecture():
     model = model_of({"kind": "vq", "size": 8, "dim": 3})
-    config = parse(AutoencoderConfig, json.loads(json.dumps(config_dict(model))), "config.json")
+    config = parse(AutoencoderConfig, json.loads(json.dumps(model.options())), "config.json")
     again = build_autoencoder(config)
     assert isinstance(again, Autoencoder)
-    assert config_dict(again) == config_dict(model)
+    assert again.options() == model.options()
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
 

@@ -9,7 +9,6 @@ import torch
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.fast.convolutions import optimize
-from tokenizers_mm.models.autoencoder import config_dict
 from tokenizers_mm.models.tiled import Tiled
 from tokenizers_mm.nets import (
     CausalConfig,
@@ -20,9 +19,9 @@ from tokenizers_mm.nets import (
     QueryConfig,
     ViTConfig,
 )
-from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.nets.transformer import TransformerConfig
 
-SIZE = Size(width=16, depth=1, heads=2)
+SIZE = TransformerConfig(width=16, depth=1, heads=2)
 CONV = ConvConfig(channels=8, groups=4, multipliers=(1, 1), blocks=1, patch=2)
 PLAIN = ("residual",) * 3
 DC = DCConfig(
@@ -59,7 +58,7 @@ def test_any_decoder_of_a_map_follows_any_encoder(encoder, decoder):
     tokens = model.encode(IMAGE)
     assert tokens.grid == (4, 2)
     assert model.decode(tokens).shape == IMAGE.shape
-    again = parse(AutoencoderConfig, config_dict(model), "config.json")
+    again = parse(AutoencoderConfig, model.options(), "config.json")
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: value.shape for key, value in build_autoencoder(again).state_dict().items()} == shapes
 
@@ -94,10 +93,10 @@ def test_unknown_keys_of_the_decoder_are_named():
 
 def test_options_that_say_nothing_stay_out_of_configurations():
     """Token stores know tokenizers by a fingerprint of this; those saved before must keep theirs."""
-    plain = config_dict(model_of())
+    plain = model_of().options()
     assert not {"decoder_net", "noise", "semantic"} & set(plain)
-    assert config_dict(model_of(noise=0.5))["noise"] == 0.5
-    assert config_dict(model_of(decoder_net=NETS["vit"]))["decoder_net"]["patch"] == 4
+    assert model_of(noise=0.5).options()["noise"] == 0.5
+    assert model_of(decoder_net=NETS["vit"]).options()["decoder_net"]["patch"] == 4
 
 
 # ------------------------------------------------------------------------------------------ halves of a training pass

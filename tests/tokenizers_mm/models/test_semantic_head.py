@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.losses.contrastive import contrastive
-from tokenizers_mm.models.autoencoder import config_dict
 from tokenizers_mm.models.semantic_head import SemanticConfig, SemanticHead, positions
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.towers import WordsConfig
@@ -167,7 +166,7 @@ def test_without_a_head_it_is_the_mean_of_the_vectors(bottleneck):
 
 
 def test_the_configuration_is_read_and_written():
-    options = config_dict(model_of())
+    options = model_of().options()
     assert options["semantic"] == {
         "dim": 8, "depth": 2, "width": None, "heads": 2, "pool": "mean", "text": None, "contrast": "info_nce",
     }  # fmt: skip
@@ -179,8 +178,8 @@ def test_the_configuration_is_read_and_written():
 
 
 def test_a_tokenizer_without_a_head_is_configured_as_it_always_was():
-    assert "semantic" not in config_dict(model_of(semantic=None))
-    assert "semantic" in config_dict(model_of(semantic=SemanticConfig()))
+    assert "semantic" not in model_of(semantic=None).options()
+    assert "semantic" in model_of(semantic=SemanticConfig()).options()
 
 
 def test_low_precision_reads_nearly_the_same():

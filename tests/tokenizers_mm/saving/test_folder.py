@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tokenizers_mm import AutoencoderConfig, build_autoencoder, fingerprint, load, save
+from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder, fingerprint, load, save
 from tokenizers_mm.checkpoints import CheckpointError, Provenance
+from tokenizers_mm.models import KINDS
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.runtime.writing import WriteError
 from tokenizers_mm.saving import folder as native
@@ -202,7 +203,7 @@ DAMAGES = {
     ),
     "missing statistics": (
         lambda f: edit_weights(f, lambda s: s.pop("latent_std_D")),
-        r"model.safetensors does not fit its config.json: missing keys: latent_std_D; copy it again",
+        r"model.safetensors does not fit its config.json: missing keys: latent_std_D .*copy it again",
     ),
     "unknown key of the origin": (
         lambda f: edit_config(f, lambda c: c.update(origin=vars(PROVENANCE) | {"licence": "MIT"})),
@@ -228,16 +229,23 @@ def test_damage_is_named(saved, damage):
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
-    [({"format": "tokenizers-mm/9"}, "tokenizers-mm/9"), ({"kind": "generator"}, "'kind': 'generator'")],
+    ("change", "found"), [({"format": "tokenizers-mm/9"}, "tokenizers-mm/9"), ({"kind": None}, "'kind': None")]
 )
 def test_another_format_is_named(saved, change, found):
     edit_config(saved, lambda config: config.update(change))
-    message = rf"config.json: expected format 'tokenizers-mm/1' and kind 'autoencoder' or .*'fused'.*, found .*{found}"
+    message = rf"config.json: expected format 'tokenizers-mm/1' and a kind, found .*{found}"
     with pytest.raises(CheckpointError, match=message):
-        native.load(saved)
+        native.load(saved, KINDS)
     with pytest.raises(CheckpointError, match=message):
         save(model_of(), saved)
+
+
+def test_another_kind_is_named(saved):
+    edit_config(saved, lambda config: config.update(kind="generator"))
+    with pytest.raises(CheckpointError, match=r"config.json: expected kind 'autoencoder' or .*'fused', .*'generator'"):
+        load(saved)
+    with pytest.raises(CheckpointError, match=r"tokenizer: holds no Autoencoder, but a tokenizer of kind generator"):
+        Autoencoder.from_pretrained(saved)
 
 
 def test_long_lists_of_keys_are_cut(saved):
@@ -263,7 +271,7 @@ def test_precision_is_kept(tmp_path, bottleneck):
     model = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=bottleneck, net=NET, z_channels=3))
     model = model.eval().to(torch.bfloat16)
     save(model, tmp_path / "tokenizer")
-    again = native.load(tmp_path / "tokenizer")
+    again = native.load(tmp_path / "tokenizer", KINDS)
     assert again.decoder.last_layer.dtype == torch.bfloat16
     assert fingerprint(again) == fingerprint(model)
     assert torch.equal(again.encode(IMAGE).data, model.encode(IMAGE).data)
