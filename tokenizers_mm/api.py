@@ -168,12 +168,16 @@ class TokenSpec:
 class Tokens:
     """A batch of images as tokens: codes [B, N, S] int64, or latents [B, N, D] float of unit variance.
 
-    `grid` is that of these images; it is what lets a convolutional tokenizer decode any image size.
+    grid     of these images; it is what lets a convolutional tokenizer decode any image size
+    checked  vocabularies that `check` has found the codes to fit, () for finite latents; None: it has not looked
+
+    A value: the tensor is not to be changed in place.
     """
 
     codes_BNS: Tensor | None = None
     latents_BND: Tensor | None = None
     grid: Grid = ()
+    checked: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse anything that is not exactly one three-dimensional tensor that fits the grid."""
@@ -201,22 +205,27 @@ class Tokens:
     def __len__(self) -> int:
         return self.data.shape[0]
 
-    def __getitem__(self, index: slice | Tensor | list[int]) -> Tokens:
+    def __getitem__(self, index: slice | Tensor | list[int]) -> Self:
         return self._with(self.data[index])
 
-    def to(self, target: torch.device | str | torch.dtype) -> Tokens:
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
         """Move to a device, or change the dtype of latents (codes stay int64)."""
-        if isinstance(target, torch.dtype) and self.codes_BNS is not None:
-            return self
-        return self._with(self.data.to(target))
+        if not isinstance(target, torch.dtype):
+            return self._with(self.data.to(target))
+        # What is finite may overflow in another type.
+        return self if self.codes_BNS is not None else replace(self, latents_BND=self.data.to(target), checked=None)
 
-    def _with(self, data: Tensor) -> Tokens:
-        if self.codes_BNS is not None:
-            return Tokens(codes_BNS=data, grid=self.grid)
-        return Tokens(latents_BND=data, grid=self.grid)
+    def _with(self, data: Tensor) -> Self:
+        if self.latents_BND is None:
+            return replace(self, codes_BNS=data)
+        return replace(self, latents_BND=data)
 
     def check(self, spec: TokenSpec) -> Self:
-        """Raise `ValueError` unless these are well-formed tokens of `spec` (codes in range, latents finite)."""
+        """These tokens, if they are well-formed tokens of `spec` (codes in range, latents finite); `ValueError` if not.
+
+        What it returns remembers that its values were read, on another device and in part too. Kind and width are
+        looked at every time, values once: reading them waits for the device, which no step of a training may.
+        """
         if (self.codes_BNS is not None) != spec.discrete:
             here, there = ("codes", "latents") if self.codes_BNS is not None else ("latents", "codes")
             raise ValueError(f"these tokens are {here} but the tokenizer works with {there}")
@@ -224,26 +233,32 @@ class Tokens:
         if self.data.shape[2] != width:
             kind = "streams" if spec.discrete else "channels"
             raise ValueError(f"tokens have {self.data.shape[2]} {kind}, expected {width}")
-        if self.codes_BNS is not None:
-            for stream, size in enumerate(spec.codes):
-                codes = self.codes_BNS[..., stream]
-                if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
+        if self.checked == spec.codes:
+            return self
+        if self.codes_BNS is None:
+            if not bool(torch.isfinite(self.data).all()):
+                raise ValueError("latents hold NaN or Inf")
+        elif self.codes_BNS.numel():
+            ends_2S = torch.stack(torch.aminmax(self.codes_BNS.flatten(0, 1), dim=0)).tolist()
+            for stream, (least, most, size) in enumerate(zip(*ends_2S, spec.codes, strict=True)):
+                if least < 0 or most >= size:
                     raise ValueError(
-                        f"codes of stream {stream} lie in [{int(codes.min())}, {int(codes.max())}]: "
-                        f"the vocabulary is 0..{size - 1}"
+                        f"codes of stream {stream} lie in [{least}, {most}]: the vocabulary is 0..{size - 1}"
                     )
-        elif not bool(torch.isfinite(self.data).all()):
-            raise ValueError("latents hold NaN or Inf")
-        return self
+        return replace(self, checked=spec.codes)
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a generator trains on: tokens, and the condition they belong to (captions, class labels, or neither)."""
+    """What a generator trains on: tokens, and the condition they belong to (captions, class labels, or neither).
+
+    label_range  least and greatest label where they are known, so that nobody reads the labels on a device again
+    """
 
     tokens: Tokens
     captions: Sequence[str] = ()
     labels_B: Tensor | None = None
+    label_range: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -251,7 +266,7 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Move tokens and labels to a device."""
         labels_B = None if self.labels_B is None else self.labels_B.to(device)
-        return Batch(self.tokens.to(device), self.captions, labels_B)
+        return replace(self, tokens=self.tokens.to(device), labels_B=labels_B)
 
 
 @runtime_checkable

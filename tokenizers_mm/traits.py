@@ -67,8 +67,9 @@ def only_side(tokenizer: Tokenizer) -> int | None:
 def quantizer_of(tokenizer: Tokenizer) -> Quantizer | None:
     """The tokenizer's `quantizer` where it is one of ours, with the codes and the vectors of the spec; else None."""
     quantizer, spec = getattr(tokenizer, "quantizer", None), tokenizer.spec
-    ours = isinstance(quantizer, Quantizer) and spec.discrete
-    return quantizer if ours and (quantizer.codes, quantizer.dim) == (spec.codes, spec.dim) else None
+    if not isinstance(quantizer, Quantizer) or not spec.discrete:
+        return None
+    return quantizer if (quantizer.codes, quantizer.dim) == (spec.codes, spec.dim) else None
 
 
 def on_device(tokenizer: AnyTokenizer, device: torch.device | str) -> AnyTokenizer:

@@ -1,7 +1,7 @@
 """A token store: immutable shards in one folder, under a manifest that says which tokenizer made them.
 
     manifest.json         TokenSpec, tokenizer fingerprint, preprocessing, inputs, versions (see manifest)
-    codebook.safetensors  `codebook_VD`, the vector of every code, where a single stream has such a table
+    codebook.safetensors, quantizer.safetensors  the vectors of the codes, where they are known (see code_files)
     NNNNN.*               the shards: tokens, rows, commit record (see shards)
 
     StoreWriter   one at a time per folder; opening an existing store continues it, never mixes tokenizers
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tokenizers_mm.api import Batch, Tokens, TokenSpec
+from tokenizers_mm.api import Batch, Quantizer, Tokens, TokenSpec
 from tokenizers_mm.data import Draw, Preprocess
 from tokenizers_mm.runtime import is_text, local_path
 from tokenizers_mm.store.manifest import Inputs, Manifest, StoreMismatch, lock
@@ -39,6 +40,7 @@ class StoreWriter:
     fingerprint  identifies the tokenizer: weights and configuration
     preprocess   what was done to images before encoding
     codebook_VD  vector of every code, for a single stream of V codes
+    quantizer    the tokenizer's, kept for what a model of codes needs of it
     inputs       lets `verify` and `TokenDataset` tell a finished store from an interrupted one
 
     `records` holds the commit record of every committed shard by index.
@@ -54,6 +56,7 @@ class StoreWriter:
         preprocess: Preprocess,
         codebook_VD: Tensor | None = None,
         inputs: Inputs | None = None,
+        quantizer: Quantizer | None = None,
     ) -> None:
         self.path, self.spec = local_path(path, "path"), spec
         ours = Manifest(spec=spec, fingerprint=fingerprint, preprocess=preprocess.to_json(), inputs=inputs)
@@ -66,7 +69,7 @@ class StoreWriter:
             if Manifest.present(self.path):
                 Manifest.read(self.path).refuse_other(self.path, ours)
             else:
-                ours.create(self.path, codebook_VD)
+                ours.create(self.path, codebook_VD, quantizer)
             shards = [Shard(self.path, index, spec) for index in shard_indices(self.path)]
             self.records: dict[int, dict[str, Any]] = {shard.index: shard.record() for shard in shards}
             self._keys = {key for shard in shards for key in shard.rows(("key",))["key"]}
@@ -119,6 +122,7 @@ class TokenDataset:
 
     spec, fingerprint, preprocess  what the manifest says
     codebook_VD                    vector of every code, or None
+    quantizer                      the tokenizer's, for what a model of codes needs of it, or None
     captions                       one text per item ("" where it has none), or () where no item has one
     labels_I                       int64 (-1 where an item has none), or None where no item has one
     quarantined                    key -> what could not be stored, and why
@@ -131,6 +135,7 @@ class TokenDataset:
         manifest = Manifest.read(self.path)
         self.spec, self.fingerprint, self.preprocess = manifest.spec, manifest.fingerprint, manifest.preprocess
         self.codebook_VD = manifest.read_codebook(self.path)
+        self._manifest = manifest
         self._shards = [Shard(self.path, index, self.spec) for index in shard_indices(self.path)]
         expected = manifest.inputs.shards if manifest.inputs else max(len(self._shards), 1)
         if len(self._shards) != expected:
@@ -154,6 +159,15 @@ class TokenDataset:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @cached_property
+    def quantizer(self) -> Quantizer | None:
+        """What gave the codes, read when it is first asked for: on the CPU, in eval mode, nothing of it learns.
+
+        Its `vectors` are what the tokenizer's `embed` gives. None for latents, for tokenizers without a quantizer of
+        ours, and for stores of earlier versions. `ValueError` where its file is missing or damaged.
+        """
+        return self._manifest.read_quantizer(self.path)
+
     def require(self, fingerprint: str) -> None:
         """Raise `StoreMismatch`, naming both, unless the tokenizer with this fingerprint made the store."""
         if fingerprint != self.fingerprint:
@@ -173,7 +187,8 @@ class TokenDataset:
     def batch(self, items: Sequence[Draw] | Sequence[int] | Tensor) -> Batch:
         """Tokens, captions and labels of these items, in this order; reads only the rows asked for.
 
-        Codes are int64 [B, N, S], latents bfloat16 [B, N, D]. Raises `ValueError` for items that are not there.
+        Codes are int64 [B, N, S], latents float32 [B, N, D]; values of tokens and labels are read here, once, so that
+        no training step has to. Raises `ValueError` for items that are not there, and for tokens that are damaged.
         """
         wanted = [item.index if isinstance(item, Draw) else int(item) for item in items]
         if wanted and not 0 <= min(wanted) <= max(wanted) < len(self):
@@ -186,8 +201,15 @@ class TokenDataset:
         for number in sorted(set(shard_B.tolist())):
             here = shard_B == number
             data[here] = self._shards[number].data[index_B[here] - self._starts_P[number]]
+        try:
+            tokens = tokens_of(data, self.spec).check(self.spec)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}; `tmm verify` says which shard is damaged") from error
         captions = [self.captions[i] for i in wanted] if self.captions else ()
-        return Batch(tokens_of(data, self.spec), captions, None if self.labels_I is None else self.labels_I[index_B])
+        if self.labels_I is None or not wanted:
+            return Batch(tokens, captions, None if self.labels_I is None else self.labels_I[index_B])
+        labels_B = self.labels_I[index_B]
+        return Batch(tokens, captions, labels_B, (int(labels_B.min()), int(labels_B.max())))
 
 
 def _refuse_duplicates(path: Path, keys: Sequence[str], taken: set[str] | frozenset[str] = frozenset()) -> None:

@@ -13,19 +13,19 @@ import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.api import Quantizer, TokenSpec
+from tokenizers_mm.store.code_files import CODE_FILES, read_codebook, read_quantizer, write_codebook, write_quantizer
 from tokenizers_mm.store.folder import MANIFEST, require_store
-from tokenizers_mm.store.shards import commit, digest, read_record, write_record
+from tokenizers_mm.store.shards import read_record, write_record
 
 __all__ = ["Inputs", "Manifest", "StoreMismatch", "lock"]
 
 _FORMAT = 1
-_CODEBOOK, _LOCK = "codebook.safetensors", ".lock"
+_LOCK = ".lock"
 
 
 class StoreMismatch(ValueError):
@@ -51,6 +51,7 @@ class Manifest:
     """Identity of a store: two stores with equal manifests hold tokens of the same kind.
 
     preprocess  JSON of `Preprocess`;  codebook  SHA-256 of the file with the codebook table, or None
+    quantizer   options of the tokenizer's quantizer and SHA-256 of the file with its tensors, or None
     versions    libraries that wrote it; they are recorded, not compared
     """
 
@@ -59,6 +60,7 @@ class Manifest:
     preprocess: str
     inputs: Inputs | None = None
     codebook: str | None = None
+    quantizer: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
 
     @staticmethod
@@ -69,7 +71,7 @@ class Manifest:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder}: is a file; give a folder for the token store")
         # What a writer leaves that was stopped before its manifest was committed.
-        started = {_LOCK, _CODEBOOK}
+        started = {_LOCK, *CODE_FILES}
         foreign = [p.name for p in folder.glob("*") if p.name not in started and not p.name.endswith(".tmp")]
         if foreign:
             raise ValueError(
@@ -78,17 +80,10 @@ class Manifest:
             )
         return False
 
-    def create(self, folder: Path, codebook_VD: Tensor | None) -> None:
-        """Write the codebook table, then the manifest."""
-        table = None
-        if codebook_VD is not None:
-            if len(self.spec.codes) != 1 or tuple(codebook_VD.shape) != (self.spec.codes[0], self.spec.dim):
-                raise ValueError(
-                    f"codebook_VD is {tuple(codebook_VD.shape)}: codes={self.spec.codes}, dim={self.spec.dim} "
-                    "need one stream and a table [V, D]"
-                )
-            table = save({"codebook_VD": codebook_VD.detach().cpu().contiguous()})
-            commit(folder / _CODEBOOK, table)
+    def create(self, folder: Path, codebook_VD: Tensor | None = None, quantizer: Quantizer | None = None) -> None:
+        """Write the codebook table and the quantizer, then the manifest."""
+        codebook = None if codebook_VD is None else write_codebook(folder, self.spec, codebook_VD)
+        kept = {} if quantizer is None else {"quantizer": write_quantizer(folder, self.spec, quantizer)}
         names = ("tokenizers-mm", "torch", "safetensors", "pyarrow", "pillow", "numpy")
         record = {
             "format": _FORMAT,
@@ -96,10 +91,10 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "preprocess": self.preprocess,
             "inputs": asdict(self.inputs) if self.inputs else None,
-            "codebook": digest(table) if table else None,
+            "codebook": codebook,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         }
-        write_record(folder / MANIFEST, record)
+        write_record(folder / MANIFEST, record | kept)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -110,6 +105,9 @@ class Manifest:
             raise ValueError(f"{path}: is of another format version; this library reads version {_FORMAT}")
         record["spec"] = TokenSpec.from_json(json.dumps(record["spec"]))
         record["inputs"] = Inputs(**record["inputs"]) if record["inputs"] else None
+        unknown = sorted(record.keys() - cls.__dataclass_fields__.keys())
+        if unknown:
+            raise ValueError(f"{path}: holds {', '.join(unknown)}, which this version does not know: use a newer one")
         return cls(**record)
 
     def refuse_other(self, folder: Path, other: Manifest) -> None:
@@ -126,16 +124,11 @@ class Manifest:
 
     def read_codebook(self, folder: Path) -> Tensor | None:
         """Vectors of all codes [V, D], or None; `ValueError` where the file is missing or differs."""
-        if self.codebook is None:
-            return None
-        path = folder / _CODEBOOK
-        data = path.read_bytes() if path.is_file() else b""
-        if digest(data) != self.codebook:
-            raise ValueError(f"{path}: {'does not match the SHA-256 in the manifest' if data else 'is missing'}")
-        try:
-            return load(data)["codebook_VD"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path}: cannot be read ({error})") from error
+        return None if self.codebook is None else read_codebook(folder, self.codebook)
+
+    def read_quantizer(self, folder: Path) -> Quantizer | None:
+        """The tokenizer's quantizer, or None; `ValueError` where the file is missing or differs."""
+        return None if self.quantizer is None else read_quantizer(folder, self.quantizer)
 
 
 def lock(folder: Path) -> int:

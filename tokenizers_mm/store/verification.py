@@ -20,7 +20,8 @@ __all__ = ["Report", "verify"]
 class Report:
     """What `verify` found: counts, and one line for every problem. `inputs` is None where the manifest has no list.
 
-    refused  what is known of the quarantined images: share and reasons
+    refused    what is known of the quarantined images: share and reasons
+    quantizer  kind of the quantizer that is kept with the tokens, None without one
     """
 
     shards: int
@@ -29,6 +30,7 @@ class Report:
     quarantined: int
     problems: tuple[str, ...]
     refused: Quarantine = field(default_factory=Quarantine)
+    quantizer: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -50,10 +52,11 @@ def verify(path: str | Path) -> Report:
         return Report(len(shard_indices(folder)), None, 0, 0, (str(error),))
     problems, keys, encoded = [], Counter[str](), 0
     refused: list[dict[str, Any]] = []
-    try:
-        manifest.read_codebook(folder)
-    except ValueError as error:
-        problems.append(str(error))
+    for read in (manifest.read_codebook, manifest.read_quantizer):
+        try:
+            read(folder)
+        except ValueError as error:
+            problems.append(str(error))
     indices = shard_indices(folder)
     for index in indices:
         try:
@@ -73,7 +76,8 @@ def verify(path: str | Path) -> Report:
     if inputs not in (None, known):
         problems.append(f"{folder}: {inputs} inputs, but {encoded} encoded + {len(refused)} quarantined")
     quarantine = Quarantine.of(refused, inputs or known, manifest.preprocess)
-    return Report(len(indices), inputs, encoded, len(refused), tuple(problems), quarantine)
+    kind = manifest.quantizer["options"]["kind"] if manifest.quantizer else None
+    return Report(len(indices), inputs, encoded, len(refused), tuple(problems), quarantine, kind)
 
 
 def _check_shard(shard: Shard) -> tuple[list[str], list[dict[str, Any]]]:

@@ -18,8 +18,9 @@ from tokenizers_mm.data.sets.shapes import Shapes, write_folder
 from tokenizers_mm.models.autoencoder import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving.fingerprints import fingerprint_of
+from tokenizers_mm.store.code_vectors import codebook_of
 from tokenizers_mm.store.dataset import StoreMismatch, TokenDataset, verify
-from tokenizers_mm.store.encode import codebook_of, encode_folder
+from tokenizers_mm.store.encode import encode_folder
 
 PLAIN = Preprocess(32, 8)
 
