@@ -77,6 +77,11 @@ class Autoencoder(nn.Module, HubMixin):
             self.register_buffer("latent_mean_D", torch.zeros(shape))
             self.register_buffer("latent_std_D", torch.ones(shape))
 
+    @property
+    def quantizer(self) -> Quantizer:
+        """What codes come from: the bottleneck."""
+        return self.bottleneck
+
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Quantized]:
         """Training pass: reconstruction [B, C, H, W] and the bottleneck's output."""
         quantized, grid = self.quantized(image_BCHW)

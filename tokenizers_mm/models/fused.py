@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from quantizers import Product
+from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.config import parse
 from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.models.autoencoder import Autoencoder
@@ -28,7 +29,7 @@ from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_s
 from tokenizers_mm.saving import CardFacts, HubMixin, Source, check_saved, content, describe
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
 from tokenizers_mm.towers import Tower, weight_count
-from tokenizers_mm.traits import downsampling_of, takes_one_size
+from tokenizers_mm.traits import downsampling_of, quantizer_of, takes_one_size
 from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
 __all__ = ["KINDS", "Fused", "Model"]
@@ -76,6 +77,18 @@ class Fused(nn.Module, HubMixin):
     def takes_one_size(self) -> bool:
         """Whether images have to be of the spec's size: one half takes no others."""
         return any(takes_one_size(half) for half in (self.semantic, self.perceptual))
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """The quantizers of both halves side by side; None for latents, for a sequence, and where a half has none.
+
+        None as well where they cannot be told apart: two scales of grids, or one quantizer that serves both halves.
+        """
+        parts = [quantizer_of(half) for half in (self.semantic, self.perceptual)]
+        apart = [part for part in parts if part is not None and part.pointwise]
+        if self.how == "sequence" or len(apart) < 2 or apart[0] is apart[1]:
+            return None
+        return Product(apart)
 
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor) -> Tokens:

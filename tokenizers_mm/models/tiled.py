@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data import pad_to_multiple, unpad
 from tokenizers_mm.geometry import FeatureGrid, as_map
-from tokenizers_mm.traits import downsampling_of, on_device, takes_one_size
+from tokenizers_mm.traits import downsampling_of, on_device, quantizer_of, takes_one_size
 
 __all__ = ["Tiled", "tiling_error"]
 
@@ -73,6 +73,11 @@ class Tiled:
     def spec(self) -> TokenSpec:
         """The tokenizer's own."""
         return self.tokenizer.spec
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """The tokenizer's."""
+        return quantizer_of(self.tokenizer)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the tokenizer, and take it out of training mode; returns itself."""
