@@ -1,5 +1,6 @@
 from recipes.compare.measure import Settings as Settings, compare_tokenizers as compare_tokenizers
 from recipes.compare.page import write_comparison as write_comparison
+from recipes.inputs.tokenizer_source import open_tokenizer as open_tokenizer
 from recipes.programs.caption import (
     Captioned as Captioned,
     caption_images as caption_images,
@@ -7,6 +8,5 @@ from recipes.programs.caption import (
 )
 from recipes.programs.evaluate import Extras as Extras, evaluate_images as evaluate_images
 from recipes.programs.sample import sample_images as sample_images, save_strip as save_strip
-from recipes.programs.tokenizer_source import open_tokenizer as open_tokenizer
 from recipes.programs.train import train_recipe as train_recipe
 from recipes.schema.recipe import load_recipe as load_recipe

@@ -19,7 +19,8 @@ import torch
 
 from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
 from recipes.compare.entries import Contestant, common_size, introduce, open_model, text_of, unique_names
-from recipes.programs import Extras, LeftOut, TokenizerSource, evaluate_images, image_set, preparation
+from recipes.inputs import LeftOut, TokenizerSource, image_set
+from recipes.programs import Extras, evaluate_images, preparation
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import (
     ALLOWED_SHARE,

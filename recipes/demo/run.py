@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from recipes.demo.findings import measure_demo
-from recipes.demo.jobs import Job, run_jobs
 from recipes.demo.page import write_demo_page
+from recipes.jobs import Job, run_jobs
 from recipes.programs import write_dataset
 from recipes.schema import FusedRecipe, load_recipe
 from tokenizers_mm.runtime import local_path

@@ -20,7 +20,7 @@ import backbones
 from backbones import Autoregressive, Flow
 from recipes.gates.figures import Example, Figure, Findings, merge
 from recipes.gates.shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
-from recipes.programs import trained_precision
+from recipes.inputs import trained_precision
 from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.sets import ATTRIBUTES, Shapes
 from tokenizers_mm.measure import COPIES_ALLOWED, RATIO_RANGE, Memorisation, accuracy

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from backbones import Autoregressive
+from recipes.inputs import TokenizerSource
 from recipes.programs.sample import GeneratorSource, open_pair
-from recipes.programs.tokenizer_source import TokenizerSource
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import ImageError, Unreadable, centre_crop, find_images, read_image, resize_shorter, to_tensor
 from tokenizers_mm.runtime import write_text

@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recipes.inputs import ImageSet, LeftOut, TokenizerSource, image_set, open_tokenizer, probe_data
 from recipes.joint.effective_bits import effective_bits
-from recipes.programs.image_sets import ImageSet, LeftOut, image_set, probe_data
-from recipes.programs.tokenizer_source import TokenizerSource, open_tokenizer
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import ALLOWED_SHARE, Preprocess, to_tensor
 from tokenizers_mm.losses import Perceptual

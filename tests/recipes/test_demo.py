@@ -5,10 +5,10 @@ from typer.testing import CliRunner
 
 from recipes import cli
 from recipes.demo import run
-from recipes.demo.jobs import run_jobs
 from recipes.demo.run import demo_jobs, run_demo
 from recipes.gates.figures import Findings
-from recipes.programs.run_folder import trained_precision
+from recipes.inputs.run_folder import trained_precision
+from recipes.jobs.queue import run_jobs
 
 
 def findings_of(folder: Path) -> Findings:

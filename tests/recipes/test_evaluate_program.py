@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from recipes.commands.eval import named_folders
 from recipes.joint.effective_bits import EffectiveBitsConfig
 from recipes.programs.evaluate import Extras, evaluate_images
-from recipes.programs.image_sets import named_folders
 from recipes.schema.recipe import load_recipe
 from tokenizers_mm import Tokens, TokenSpec, build_autoencoder, load, save
 from tokenizers_mm.data.images import pad_to_multiple, to_tensor, unpad

@@ -15,7 +15,7 @@ from recipes.demo.findings import measure_demo
 from recipes.gates.figures import Example, Figure, Findings, merge
 from recipes.gates.generators import Drawing, measure_copies_control, measure_drawing
 from recipes.gates.shapes import Bench, as_images, chance_range, control
-from recipes.programs.run_folder import trained_precision
+from recipes.inputs.run_folder import trained_precision
 from tokenizers_mm.data.sets.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.judge import AttributeJudge

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.programs import image_sets
-from recipes.programs.image_sets import ImageSet, LeftOut, image_set, probe_data
+from recipes.inputs import image_sets
+from recipes.inputs.image_sets import ImageSet, LeftOut, image_set, probe_data
 from tokenizers_mm.data.images import resize_shorter
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.unreadable import TooManyUnreadable

@@ -8,15 +8,15 @@ import time
 
 import pytest
 
-from recipes.demo import jobs, threads
-from recipes.demo.jobs import Job, JobFailed, chains, run_jobs, share
+from recipes.jobs import queue as jobs, threads
+from recipes.jobs.queue import Job, JobFailed, chains, run_jobs, share
 
 # Stands in for `tmm`: NAME SECONDS [STATUS]; notes its beginning and end, so that overlaps can be counted, and every
 # number of threads that it is given.
 FAKE = """
 import os, sys, time, types
 from pathlib import Path
-from recipes.demo.threads import THREADS_FILE, follow
+from recipes.jobs.threads import THREADS_FILE, follow
 name, seconds, status = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0
 note = lambda what: Path(f"{name}.{what}").write_text(str(time.monotonic()))
 given = lambda number: Path(f"{name}.given").open("a").write(f"{number} ")

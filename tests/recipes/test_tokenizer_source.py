@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.programs.tokenizer_source import names_an_object, open_tokenizer
+from recipes.inputs.tokenizer_source import names_an_object, open_tokenizer
 from recipes.schema.recipe import load_recipe
 from tokenizers_mm import build_autoencoder, fingerprint, load, save
 

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from recipes import cli
-from recipes.programs.train_command import resume_command
+from recipes.commands.train import resume_command
 from tokenizers_mm import fingerprint, load
 from tokenizers_mm.data.sources import ImageArrays
 

@@ -8,21 +8,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recipes.programs.arguments import Device, MaxUnreadable, Size, TokenizerName, chosen_device
+from recipes.commands.arguments import (
+    Device,
+    Limit,
+    MaxUnreadable,
+    PerceptualName,
+    PerceptualWeights,
+    PresetName,
+    Size,
+    TokenizerName,
+    chosen_device,
+)
+from recipes.commands.checks import check_measuring
 from tokenizers_mm.data import ALLOWED_SHARE
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "named_folders"]
 
 
 def evaluate(
     tokenizer: TokenizerName,
     images: Annotated[str, typer.Argument(help="Image folder, or held-out photos, emoji or fashion-mnist.")],
     size: Size = None,
-    preset: Annotated[
-        str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
-    ] = "default",
-    perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
-    perceptual_weights: Annotated[Path | None, typer.Option(help="File with its network's weights.")] = None,
+    preset: PresetName = "default",
+    perceptual: PerceptualName = "none",
+    perceptual_weights: PerceptualWeights = None,
     fd: Annotated[
         str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL, open_clip:NAME/TAG.")
     ] = None,
@@ -38,14 +47,12 @@ def evaluate(
     bits: Annotated[bool, typer.Option("--bits", help="Effective bits under a small autoregressive model.")] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Images per second and peak memory.")] = False,
     domain: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER, measured apart (repeatable).")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
+    limit: Limit = None,
     max_unreadable: MaxUnreadable = ALLOWED_SHARE,
     device: Device = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures with protocol records here.")] = None,
 ) -> None:
     """Measure reconstruction and information: PSNR, SSIM, perceptual distance, code usage, entropy, KL; and more."""
-    from recipes.programs.checks import check_measuring
-    from recipes.programs.image_sets import named_folders
     from tokenizers_mm.runtime import local_path
 
     if json_file:
@@ -60,7 +67,7 @@ def evaluate(
         max_unreadable=max_unreadable,
         teacher=teacher,
     )
-    from recipes.programs.evaluate import Extras, evaluate_images
+    from recipes.programs import Extras, evaluate_images
     from tokenizers_mm.runtime import write_text
 
     extras = Extras(
@@ -93,3 +100,12 @@ def evaluate(
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         write_text(json_file, result.to_json() + "\n")
+
+
+def named_folders(assignments: list[str]) -> dict[str, str]:
+    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
+    parts = [assignment.partition("=") for assignment in assignments]
+    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
+    if wrong or len({name for name, _, _ in parts}) < len(parts):
+        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
+    return {name: folder for name, _, folder in parts}

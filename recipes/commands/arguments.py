@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,24 @@ from rich.markup import escape
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Device", "MaxUnreadable", "Size", "TokenizerName", "chosen_device", "warn"]
+__all__ = [
+    "TOO_MANY_QUARANTINED",
+    "Device",
+    "GeneratorName",
+    "Limit",
+    "MaxQuarantined",
+    "MaxUnreadable",
+    "PerceptualName",
+    "PerceptualWeights",
+    "PresetName",
+    "Size",
+    "TokenizerName",
+    "chosen_device",
+    "tell",
+    "warn",
+]
+
+TOO_MANY_QUARANTINED = 3  # exit status
 
 TokenizerName = Annotated[
     str,
@@ -20,12 +38,20 @@ TokenizerName = Annotated[
         help="Run or tokenizer folder, weights file, diffusers folder, hub repository, or module:attribute of your own."
     ),
 ]
+GeneratorName = Annotated[Path, typer.Argument(help="Run folder, or the generator folder inside it.")]
 Size = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")]
+PresetName = Annotated[str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")]
+PerceptualName = Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")]
+PerceptualWeights = Annotated[Path | None, typer.Option(help="File with its network's weights.")]
 Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 MaxUnreadable = Annotated[
     float, typer.Option(help="Share of a folder's images that may be unreadable; they are named and left out.")
+]
+MaxQuarantined = Annotated[
+    float, typer.Option(help="Share of the images that may be quarantined; more end with exit status 3.")
 ]
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from recipes.demo.threads import THREADS_FILE
+from recipes.jobs.threads import THREADS_FILE
 
-_TMM = (sys.executable, "-m", "recipes.job_process")
+_TMM = (sys.executable, "-m", "recipes.jobs.process", "recipes.cli")
 _POLL_SECONDS = 0.3
 _PLAIN_SECONDS = 30
 _STOP_SECONDS = 20

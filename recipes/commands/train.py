@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from recipes.programs.arguments import tell
+from recipes.commands.arguments import tell
+from recipes.commands.checks import check_training
 
 __all__ = ["resume_command", "train"]
 
@@ -39,15 +40,13 @@ def train(
     Ctrl-C or SIGTERM ends the step, writes a checkpoint and says how to go on (exit status 130 or 143); a second one
     ends at once.
     """
-    from recipes.programs.checks import check_training
-
     given = list(assign or [])
     if start is not None:
         given += ["model=null", f"start={start}"]
     if freeze:
         given.append(f"freeze=[{', '.join(freeze)}]")
     check_training(recipe, given)
-    from recipes.programs.train import train_recipe
+    from recipes.programs import train_recipe
     from recipes.schema import load_recipe
     from tokenizers_mm.runtime import Interrupted, WriteError, termination_raises
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from recipes.programs import Device, MaxUnreadable, chosen_device
+from recipes.commands.arguments import (
+    Device,
+    Limit,
+    MaxUnreadable,
+    PerceptualName,
+    PerceptualWeights,
+    PresetName,
+    chosen_device,
+)
+from recipes.commands.checks import check_measuring
 from tokenizers_mm.data import ALLOWED_SHARE
 
 __all__ = ["compare"]
@@ -22,12 +31,10 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for index.html and compare.json.")] = Path("compare"),
     name: Annotated[list[str] | None, typer.Option(help="What to call each, in order (repeatable).")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images, where the tokenizers leave a choice.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")] = None,
-    preset: Annotated[
-        str, typer.Option(help="Whose rules to follow: default, adm, torch-fidelity, seed, bsq-vit.")
-    ] = "default",
-    perceptual: Annotated[str, typer.Option(help="lpips-vgg, lpips-alex, lite0, timm:MODEL, or none.")] = "none",
-    perceptual_weights: Annotated[str | None, typer.Option(help="File with its network's weights.")] = None,
+    limit: Limit = None,
+    preset: PresetName = "default",
+    perceptual: PerceptualName = "none",
+    perceptual_weights: PerceptualWeights = None,
     fd: Annotated[str | None, typer.Option(help="Frechet distance: inception (FID), lite0, timm:MODEL.")] = None,
     probe: Annotated[
         str, typer.Option(help="Labelled images to probe on: a set, a folder, none, or auto: IMAGES, with labels.")
@@ -39,7 +46,6 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Measure tokenizers on the same images and write one page: figures, pictures, what the bits buy."""
-    from recipes.programs import check_measuring
     from tokenizers_mm.runtime import local_path
 
     local_path(out, "--out")  # before anything is measured
@@ -52,8 +58,7 @@ def compare(
         frechet=fd,
         max_unreadable=max_unreadable,
     )
-    from recipes.compare.measure import Settings, compare_tokenizers
-    from recipes.compare.page import write_comparison
+    from recipes.compare import Settings, compare_tokenizers, write_comparison
 
     settings = Settings(
         images=images,
@@ -62,7 +67,7 @@ def compare(
         max_unreadable=max_unreadable,
         preset=preset,
         perceptual=perceptual,
-        perceptual_weights=perceptual_weights,
+        perceptual_weights=None if perceptual_weights is None else str(perceptual_weights),
         frechet=fd,
         probe=probe,
         probe_limit=probe_limit,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from recipes.programs.image_sets import check_images
-from recipes.programs.tokenizer_source import check_source
+from recipes.inputs import check_generator, check_images, check_source
 from recipes.schema import read_recipe
 from tokenizers_mm.data import check_folder, check_share
 from tokenizers_mm.measure import preset
 from tokenizers_mm.store import require_store
 from tokenizers_mm.weights import check_extractor, check_perceptual, check_tower
 
-__all__ = ["check_measuring", "check_training"]
+__all__ = ["check_measuring", "check_pair", "check_training"]
 
 
 def check_training(recipe: str, assignments: Sequence[str]) -> None:
@@ -71,3 +71,9 @@ def check_measuring(
         for name in names:
             if name not in (None, "none"):
                 check(name)
+
+
+def check_pair(generator: Path, tokenizer: str) -> None:
+    """Refuse a generator or a tokenizer that is not there; raises `ValueError`."""
+    check_generator(generator)
+    check_source(tokenizer)

@@ -1,4 +1,4 @@
-"""`tmm encode` and `tmm verify`: token stores written and checked."""
+"""`tmm encode`: an image folder into a token store."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from recipes.programs.arguments import Device, Size, TokenizerName, chosen_device, warn
+from recipes.commands.arguments import (
+    TOO_MANY_QUARANTINED,
+    Device,
+    MaxQuarantined,
+    Size,
+    TokenizerName,
+    chosen_device,
+    warn,
+)
 from tokenizers_mm.data import ALLOWED_SHARE
 
-__all__ = ["encode", "verify"]
+__all__ = ["encode"]
 
 ImageFolderPath = Annotated[Path, typer.Argument(help="Folder of jpg, png or webp files; searched recursively.")]
-MaxQuarantined = Annotated[
-    float, typer.Option(help="Share of the images that may be quarantined; more end with exit status 3.")
-]
-_TOO_MANY_QUARANTINED = 3
 
 
 def encode(
@@ -46,7 +50,7 @@ def encode(
 
     Exit status 3: the store is written, but too many images are quarantined.
     """
-    from recipes.programs.tokenizer_source import check_source, open_tokenizer
+    from recipes.inputs import check_source, open_tokenizer
     from tokenizers_mm.data import check_folder, check_share
     from tokenizers_mm.runtime import local_path
 
@@ -81,32 +85,4 @@ def encode(
     complaint = report.refused.complaint(max_quarantined)
     if complaint:
         warn("\n".join(complaint))
-        raise typer.Exit(_TOO_MANY_QUARANTINED)
-
-
-def verify(
-    store: Annotated[Path, typer.Argument(help="Token store.")], max_quarantined: MaxQuarantined = ALLOWED_SHARE
-) -> None:
-    """Check every byte of a token store; exit status 1 when anything is wrong.
-
-    Exit status 3: it is whole, but too many of the images it was made of are quarantined.
-    """
-    from tokenizers_mm.data import check_share
-    from tokenizers_mm.store import require_store
-
-    check_share("max_quarantined", max_quarantined)
-    require_store(store)
-    from tokenizers_mm.store import verify as verify_store
-
-    report = verify_store(store)
-    complaint = report.refused.complaint(max_quarantined)
-    whole = "whole, but too many are quarantined" if complaint else "whole"
-    print(
-        *report.problems,
-        f"{report.shards} shards, {report.encoded} of {report.refused.inputs} images encoded, "
-        f"{report.quarantined} quarantined: "
-        f"{whole if report.ok else f'{len(report.problems)} problems'}",
-        *complaint,
-        sep="\n",
-    )
-    raise typer.Exit(1 if not report.ok else _TOO_MANY_QUARANTINED if complaint else 0)
+        raise typer.Exit(TOO_MANY_QUARANTINED)

@@ -34,7 +34,7 @@ from tokenizers_mm.data.sets.emoji import emoji
 if TYPE_CHECKING:
     from tokenizers_mm.measure import ProbeData
 
-__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "named_folders", "probe_data"]
+__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "probe_data"]
 
 Pixels = NDArray[np.uint8]
 
@@ -160,15 +160,6 @@ def check_images(name: str) -> None:
     chosen = image_set(name)
     if not chosen.split:
         check_folder(chosen.images)
-
-
-def named_folders(assignments: list[str]) -> dict[str, str]:
-    """`NAME=FOLDER` texts as a table; `ValueError` for others, or a name that comes twice."""
-    parts = [assignment.partition("=") for assignment in assignments]
-    wrong = [text for text, (name, _, folder) in zip(assignments, parts, strict=True) if not name or not folder]
-    if wrong or len({name for name, _, _ in parts}) < len(parts):
-        raise ValueError(f"domain {(wrong or assignments)[0]!r}: expected NAME=FOLDER, every name once")
-    return {name: folder for name, _, folder in parts}
 
 
 def probe_data(

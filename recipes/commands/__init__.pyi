@@ -1,0 +1,1 @@
+from recipes.commands.arguments import tell as tell, warn as warn
