@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -27,27 +25,6 @@ def parse(schema: type[T], data: Any, where: str) -> T:
         return TypeAdapter(_forbidding(schema)).validate_python(data)  # type: ignore[no-any-return]
     except ValidationError as error:
         raise ConfigError(_one_line(error, schema, where)) from None
-
-
-def build(kinds: Mapping[str, type[T]], options: Mapping[str, Any], where: str) -> T:
-    """Build `kinds[options["kind"]]` from the other options, checked against its constructor's signature."""
-    kind = str(options.get("kind"))
-    if kind not in kinds:
-        raise ConfigError(f"{where}.kind = {kind}: expected one of {', '.join(kinds)}{_nearest(kind, kinds)}")
-    cls = kinds[kind]
-    hints = get_type_hints(cls.__init__)
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in inspect.signature(cls).parameters.items()
-    }
-    schema = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields)
-    try:
-        checked = schema.model_validate({name: value for name, value in options.items() if name != "kind"})
-        return cls(**{name: getattr(checked, name) for name in fields})
-    except ValidationError as error:
-        raise ConfigError(_one_line(error, schema, where)) from None
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

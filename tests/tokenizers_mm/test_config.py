@@ -5,9 +5,8 @@ from typing import Literal
 
 import pytest
 
-from quantizers import FSQ, KINDS, VQ
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
-from tokenizers_mm.config import ConfigError, build, override, parse, read_yaml
+from tokenizers_mm.config import ConfigError, override, parse, read_yaml
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.training.loop import TrainConfig
 
@@ -63,38 +62,12 @@ def test_bad_values_are_named(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_build_makes_the_kind_that_is_asked_for():
-    fsq = build(KINDS, {"kind": "fsq", "levels": [5, 5]}, "bottleneck")
-    assert isinstance(fsq, FSQ)
-    assert fsq.levels == (5, 5)
-    vq = build(KINDS, {"kind": "vq", "size": "8", "dim": 2, "decay": "9e-1"}, "bottleneck")
-    assert isinstance(vq, VQ)
-    assert (vq.size, vq.decay) == (8, 0.9)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        (
-            {"kind": "gausian"},
-            f"bottleneck.kind = gausian: expected one of {', '.join(KINDS)} (did you mean gaussian?)",
-        ),
-        ({}, f"bottleneck.kind = None: expected one of {', '.join(KINDS)}"),
-        (
-            {"kind": "vq", "size": 8, "dim": 2, "dekay": 0.5},
-            "bottleneck.dekay = 0.5: unknown key (did you mean decay?); known: codebook, commitment, decay, dim, ",
-        ),
-        ({"kind": "vq", "size": 8}, "bottleneck.dim: missing; add it"),
-        ({"kind": "vq", "size": "big", "dim": 2}, "bottleneck.size = 'big': input should be a valid integer"),
-        ({"kind": "fsq", "levels": [8, 1]}, "bottleneck: levels=(8, 1): expected at least one channel"),
-        ({"kind": "fsq", "levels": [8, "x"]}, "bottleneck.levels.1 = 'x': input should be a valid integer"),
-    ],
+    [({"kind": "gausian"}, r"bottleneck.kind = 'gausian'.*gaussian"), ({"kind": "vq", "size": 8}, "bottleneck.dim")],
 )
-def test_bad_options_are_named(options, message):
-    with pytest.raises(ConfigError) as error:
-        build(KINDS, options, "bottleneck")
-    assert str(error.value).startswith(message)
-    with pytest.raises(ValueError, match="bottleneck"):
+def test_bad_options_of_a_bottleneck_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
         build_autoencoder(AutoencoderConfig(image_size=(32, 32), bottleneck=options))
 
 
