@@ -31,7 +31,7 @@ from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets import QueryConfig, ViTConfig
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.nets.transformer import TransformerConfig
 from tokenizers_mm.store.dataset import Row, StoreWriter, TokenDataset
 from tokenizers_mm.towers import EncodeOnly, WordsConfig
 
@@ -459,7 +459,7 @@ def image_of(height=16, width=16, batch=3):
 
 
 CONV = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
-SMALL = Size(width=16, depth=1, heads=2)
+SMALL = TransformerConfig(width=16, depth=1, heads=2)
 FSQ, VQ, GAUSSIAN = (
     {"kind": "fsq", "levels": [8, 5]},
     {"kind": "vq", "size": 24, "dim": 4},

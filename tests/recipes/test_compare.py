@@ -32,7 +32,8 @@ from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.models.autoencoder import AutoencoderConfig
 from tokenizers_mm.nets import ConvConfig
-from tokenizers_mm.nets.query import QueryConfig, Size
+from tokenizers_mm.nets.query import QueryConfig
+from tokenizers_mm.nets.transformer import TransformerConfig
 from tokenizers_mm.report.page import Noted
 from tokenizers_mm.report.picture import Pixels
 
@@ -323,7 +324,7 @@ def test_the_size_is_that_of_those_that_take_no_other() -> None:
 
 
 def test_what_takes_oblong_images_only_is_refused(tmp_path: Path) -> None:
-    net = QueryConfig(tokens=4, patch=8, encoder=Size(width=16, depth=1, heads=2))
+    net = QueryConfig(tokens=4, patch=8, encoder=TransformerConfig(width=16, depth=1, heads=2))
     config = AutoencoderConfig(image_size=(16, 32), bottleneck={"kind": "gaussian", "dim": 2}, net=net, z_channels=2)
     save(build_autoencoder(config).eval(), tmp_path / "words")
     with pytest.raises(ValueError, match=r"takes images of \(16, 32\) only; a comparison is on square ones"):

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.blocks import AttentionPool, encoder_layer, sincos
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers import TextConfig, build_text
 
@@ -76,7 +76,7 @@ class SemanticHead(nn.Module):
         self.config = config
         width = in_dim if config.depth == 0 else config.width or config.dim
         self.proj_in = nn.Linear(in_dim, width) if config.depth else nn.Identity()
-        self.layers = nn.ModuleList(_layer(width, config.heads) for _ in range(config.depth))
+        self.layers = nn.ModuleList(encoder_layer(width, config.heads) for _ in range(config.depth))
         self.pool = AttentionPool(width, _heads(width, config)) if config.pool == "attention" else None
         self.norm = nn.LayerNorm(width)
         self.proj_out = nn.Linear(width, config.dim)
@@ -94,7 +94,7 @@ class SemanticHead(nn.Module):
         weight = self.proj_out.weight
         x_BNE = self.proj_in(z_BND if torch.is_autocast_enabled(z_BND.device.type) else z_BND.to(weight.dtype))
         if self.config.depth:
-            x_BNE = x_BNE + positions(grid, x_BNE.shape[-1]).to(x_BNE)
+            x_BNE = x_BNE + sincos(grid, x_BNE.shape[-1]).to(x_BNE)
         for layer in self.layers:
             x_BNE = layer(x_BNE)
         pooled_BE = x_BNE.mean(1) if self.pool is None else self.pool(x_BNE)
@@ -116,54 +116,12 @@ class SemanticHead(nn.Module):
         return self.logit_scale.exp().clamp(max=_MOST_SCALE)
 
 
-class AttentionPool(nn.Module):
-    """One learned query attends to all positions (Set Transformer, https://arxiv.org/abs/1810.00825)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query = nn.Parameter(torch.randn(width) / math.sqrt(width))
-        self.norm = nn.LayerNorm(width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x_BNE: Tensor) -> Tensor:
-        """[B, N, E] -> [B, E]."""
-        batch, _, width = x_BNE.shape
-        k_BHNC, v_BHNC = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.key_value(self.norm(x_BNE)).chunk(2, -1)
-        )
-        q_BH1C = self.query.to(k_BHNC.dtype).view(1, self.heads, 1, -1).expand(batch, -1, -1, -1)
-        pooled_BH1C = F.scaled_dot_product_attention(q_BH1C, k_BHNC, v_BHNC)
-        out_BE: Tensor = self.out(pooled_BH1C.reshape(batch, width))
-        return out_BE
-
-
-def positions(grid: tuple[int, ...], width: int) -> Tensor:
-    """Sines and cosines [N, width] of where a position is; the channels are shared between the axes of the grid.
-
-    Attention Is All You Need, https://arxiv.org/abs/1706.03762; for two axes as in https://arxiv.org/abs/2111.06377.
-    """
-    each = width // (2 * len(grid))
-    frequency = 10_000.0 ** (-torch.arange(each, dtype=torch.float64) / each)
-    axes_N = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    angles = [axis_N.reshape(-1, 1) * frequency for axis_N in axes_N]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], -1).float()
-
-
 def _built(config: TextConfig, dim: int) -> nn.Module:
     """The text encoder; one for a state dict (on "meta", as loading does) has memory, random weights, fetches none."""
     if torch.get_default_device().type != "meta":
         return build_text(config, dim)
     with torch.device("cpu"):
         return build_text(config, dim, random_init=True)
-
-
-def _layer(width: int, heads: int) -> nn.Module:
-    return nn.TransformerEncoderLayer(
-        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
 
 
 def _heads(width: int, config: SemanticConfig) -> int:

@@ -18,8 +18,6 @@ patches, N tokens without a place, E width.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -27,14 +25,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.blocks import (
+    PatchEmbed,
+    PatchUnembed,
+    Solver,
+    TimeDensity,
+    grid_positions,
+    interpolate,
+    sample_times,
+    scaled,
+    solve,
+    timestep_embedding,
+    velocity,
+    velocity_towards,
+)
 from tokenizers_mm.nets.geometry import Geometry
 from tokenizers_mm.nets.options import DecoderOptions, NetOptions
-from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
-from tokenizers_mm.nets.vit import Patches, Pixels
+from tokenizers_mm.nets.transformer import GridTransformer, TransformerConfig
 
-Solver = Literal["euler", "heun"]
 _LEAST_NOISE = 0.05  # of what divides where the net predicts data
-_WAVES = 256
+_TIME_CHANNELS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +66,9 @@ class FlowDecoderConfig(DecoderOptions):
     generative: ClassVar[bool] = True
     kind: Literal["flow"] = "flow"
     patch: int = 4
-    size: Size = field(default_factory=Size)
+    size: TransformerConfig = field(default_factory=TransformerConfig)
     predicts: Literal["data", "velocity"] = "data"
-    times: Literal["uniform", "logit_normal"] = "logit_normal"
+    times: TimeDensity = "logit_normal"
     drop: float = 0.1
     guidance: float = 1.0
     steps: int = 20
@@ -83,32 +93,6 @@ class FlowDecoderConfig(DecoderOptions):
         """It takes any: it has the downsampling of the encoder, and learns a place for tokens without one."""
 
 
-def interpolate(data_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-    """x_t = t * data + (1 - t) * noise."""
-    return torch.lerp(noise_BCHW, data_BCHW, t_B[:, None, None, None])
-
-
-def integrate(velocity: Callable[[Tensor, float], Tensor], x_BCHW: Tensor, steps: int, solver: Solver) -> Tensor:
-    """Follow dx/dt = velocity(x, t) from t = 0 to 1 in equal steps, by Euler's method or Heun's.
-
-    Heun's last step is one of Euler's: at t = 1 there is nothing left to denoise, and nets are not trained there.
-    """
-    for step in range(steps):
-        v_BCHW = velocity(x_BCHW, step / steps)
-        if solver == "heun" and step < steps - 1:
-            ahead_BCHW = velocity(x_BCHW + v_BCHW / steps, (step + 1) / steps)
-            v_BCHW = (v_BCHW + ahead_BCHW) / 2
-        x_BCHW = x_BCHW + v_BCHW / steps
-    return x_BCHW
-
-
-def waves(t_B: Tensor) -> Tensor:
-    """Cosines and sines [B, 256] of times in [0, 1], at wavelengths from 1 / 160 to 60."""
-    frequency = 1000 * torch.exp(-math.log(10000) * torch.arange(_WAVES // 2, device=t_B.device) / (_WAVES // 2))
-    angle = t_B[:, None].float() * frequency
-    return torch.cat([angle.cos(), angle.sin()], -1)
-
-
 class FlowDecoder(nn.Module):
     """Features [B, in_channels, h, w] or [B, in_channels, 1, N] -> image [B, image_channels, H, W]."""
 
@@ -120,10 +104,10 @@ class FlowDecoder(nn.Module):
         self.embed = scaled(nn.Linear(in_channels, width * per_token))
         if geometry.tokens is not None:
             self.position_NE = nn.Parameter(torch.randn(geometry.tokens, width))
-        self.patches = Patches(config.patch, config.image_channels, width)
-        self.time = nn.Sequential(nn.Linear(_WAVES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.trunk = Transformer(config.size, adaptive=True)
-        self.pixels = Pixels(config.patch, config.image_channels, width, False)
+        self.patches = PatchEmbed(config.patch, config.image_channels, width)
+        self.time = nn.Sequential(nn.Linear(_TIME_CHANNELS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.trunk = GridTransformer(config.size, adaptive=True)
+        self.pixels = PatchUnembed(config.patch, config.image_channels, width)
         nn.init.zeros_(self.pixels.project.weight)
 
     @property
@@ -143,22 +127,22 @@ class FlowDecoder(nn.Module):
         else:
             x_BLE = torch.cat([x_BLE, token_BNE + self.position_NE], 1)
             position_L2 = torch.cat([position_L2, position_L2.new_zeros(token_BNE.shape[1], 2)])
-        time_BE = self.time(waves(t_B).to(x_BCHW.dtype))
-        x_BLE = self.trunk(x_BLE, position_L2, condition_BE=time_BE)[:, : grid[0] * grid[1]]
+        time_BE = self.time(timestep_embedding(t_B, _TIME_CHANNELS).to(x_BCHW.dtype))
+        x_BLE = self.trunk(x_BLE, position_L2, condition=time_BE)[:, : grid[0] * grid[1]]
         out_BCHW: Tensor = self.pixels(x_BLE, grid).float()
         if self.config.predicts == "velocity":
             return out_BCHW
-        return (out_BCHW - x_BCHW.float()) / (1 - t_B).clamp(min=_LEAST_NOISE)[:, None, None, None]
+        return velocity_towards(out_BCHW, x_BCHW.float(), t_B, least_noise=_LEAST_NOISE)
 
     def velocity_loss(self, latent_BDhw: Tensor, image_BCHW: Tensor) -> Tensor:
         """Mean squared error of the velocity at random times, a scalar; random numbers are torch's global ones."""
         batch, device = len(image_BCHW), image_BCHW.device
-        t_B = torch.randn(batch).sigmoid() if self.config.times == "logit_normal" else torch.rand(batch)
-        t_B, hidden_B = t_B.to(device), (torch.rand(batch) < self.config.drop).to(device)
+        t_B = sample_times(batch, self.config.times, stratified=False).to(device)
+        hidden_B = (torch.rand(batch) < self.config.drop).to(device)
         noise_BCHW = torch.randn_like(image_BCHW)
         latent_BDhw = torch.where(hidden_B[:, None, None, None], self._null(latent_BDhw), latent_BDhw)
         velocity_BCHW = self.velocity(interpolate(image_BCHW, noise_BCHW, t_B), t_B, latent_BDhw)
-        return F.mse_loss(velocity_BCHW, (image_BCHW - noise_BCHW).float())
+        return F.mse_loss(velocity_BCHW, velocity(image_BCHW, noise_BCHW).float())
 
     def forward(self, latent_BDhw: Tensor) -> Tensor:
         """Images of about [-1, 1], not clamped; the same for the same tokens, whatever was drawn before."""
@@ -167,15 +151,14 @@ class FlowDecoder(nn.Module):
         noise_1CHW = torch.randn(1, c.image_channels, height, width, generator=generator)
         noise_BCHW = noise_1CHW.to(latent_BDhw.device, latent_BDhw.dtype).expand(len(latent_BDhw), -1, -1, -1)
 
-        def velocity(x_BCHW: Tensor, t: float) -> Tensor:
-            t_B = torch.full((len(x_BCHW),), t, device=x_BCHW.device)
+        def guided(x_BCHW: Tensor, t_B: Tensor) -> Tensor:
             v_BCHW = self.velocity(x_BCHW, t_B, latent_BDhw).to(x_BCHW.dtype)
             if c.guidance == 1:
                 return v_BCHW
             null_BCHW = self.velocity(x_BCHW, t_B, self._null(latent_BDhw)).to(x_BCHW.dtype)
             return torch.lerp(null_BCHW, v_BCHW, c.guidance)
 
-        return integrate(velocity, noise_BCHW, c.steps, c.solver)
+        return solve(guided, noise_BCHW, steps=c.steps, solver=c.solver, evaluates_end=False)
 
     def _null(self, latent_BDhw: Tensor) -> Tensor:
         return self.null_D.to(latent_BDhw.dtype)[:, None, None].expand_as(latent_BDhw)

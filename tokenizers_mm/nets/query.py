@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.api import Layout
+from tokenizers_mm.blocks import PatchEmbed, PatchUnembed, grid_positions, scaled
 from tokenizers_mm.nets.geometry import Geometry
 from tokenizers_mm.nets.options import NetOptions
-from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
-from tokenizers_mm.nets.vit import Patches, Pixels
+from tokenizers_mm.nets.transformer import GridTransformer, TransformerConfig
 
 _DEVIATION = 0.02  # of learned positions at the start
 
@@ -45,8 +45,8 @@ class QueryConfig(NetOptions):
     kind: Literal["query"] = "query"
     patch: int = 16
     tokens: int = 32
-    encoder: Size = field(default_factory=Size)
-    decoder: Size | None = None
+    encoder: TransformerConfig = field(default_factory=TransformerConfig)
+    decoder: TransformerConfig | None = None
     smooth: bool = False
     nested: bool = False
     prefixes: Literal["uniform", "powers"] = "uniform"
@@ -96,10 +96,10 @@ class QueryEncoder(nn.Module):
         super().__init__()
         width, patches = config.encoder.width, _grid(config, geometry)[0] * _grid(config, geometry)[1]
         self.grid, self.nested = _grid(config, geometry), config.nested
-        self.patches = Patches(config.patch, config.image_channels, width)
+        self.patches = PatchEmbed(config.patch, config.image_channels, width)
         self.position_LE = nn.Parameter(torch.randn(patches, width) * _DEVIATION)
         self.query_NE = nn.Parameter(torch.randn(config.tokens, width))
-        self.trunk = Transformer(config.encoder)
+        self.trunk = GridTransformer(config.encoder)
         self.project = scaled(nn.Linear(width, out_channels))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ class QueryDecoder(nn.Module):
         self.embed = scaled(nn.Linear(in_channels, size.width))
         self.position_NE = nn.Parameter(torch.randn(config.tokens, size.width) * _DEVIATION)
         self.mask_LE = nn.Parameter(torch.randn(self.grid[0] * self.grid[1], size.width))
-        self.trunk = Transformer(size)
-        self.pixels = Pixels(config.patch, config.image_channels, size.width, config.smooth)
+        self.trunk = GridTransformer(size)
+        self.pixels = PatchUnembed(config.patch, config.image_channels, size.width, smooth=config.smooth)
 
     @property
     def last_layer(self) -> Tensor:

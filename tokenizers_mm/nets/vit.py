@@ -10,16 +10,14 @@ Shape letters: B batch, C channels, H and W pixels, h and w rows and columns of 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenizers_mm.blocks import PatchEmbed, PatchUnembed, grid_positions, scaled
 from tokenizers_mm.nets.geometry import Geometry
 from tokenizers_mm.nets.options import NetOptions
-from tokenizers_mm.nets.transformer import Size, Transformer, grid_positions, scaled
-
-_FIRST_CONTRAST = 0.1  # deviation of decoded pixels before training: nearly grey, as good a guess as there is
+from tokenizers_mm.nets.transformer import GridTransformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +31,8 @@ class ViTConfig(NetOptions):
 
     kind: Literal["vit"] = "vit"
     patch: int = 16
-    encoder: Size = field(default_factory=Size)
-    decoder: Size | None = None
+    encoder: TransformerConfig = field(default_factory=TransformerConfig)
+    decoder: TransformerConfig | None = None
     smooth: bool = False
     image_channels: int = 3
 
@@ -49,52 +47,14 @@ class ViTConfig(NetOptions):
         return self.patch
 
 
-class Patches(nn.Module):
-    """Image [B, C, H, W] -> one vector [B, L, E] per patch."""
-
-    def __init__(self, patch: int, image_channels: int, width: int) -> None:
-        super().__init__()
-        self.patch = patch
-        self.project = scaled(nn.Linear(image_channels * patch**2, width))
-
-    def forward(self, image_BCHW: Tensor) -> Tensor:
-        """Both sides must be multiples of the patch."""
-        out: Tensor = self.project(F.pixel_unshuffle(image_BCHW, self.patch).flatten(2).transpose(1, 2))
-        return out
-
-
-class Pixels(nn.Module):
-    """One vector [B, L, E] per patch -> image [B, C, H, W]."""
-
-    def __init__(self, patch: int, image_channels: int, width: int, smooth: bool) -> None:
-        super().__init__()
-        self.patch = patch
-        self.project = scaled(nn.Linear(width, image_channels * patch**2), _FIRST_CONTRAST)
-        self.smooth = nn.Conv2d(image_channels, image_channels, 3, padding=1) if smooth else None
-        if self.smooth is not None:
-            nn.init.dirac_(self.smooth.weight)  # starts as no convolution at all
-            nn.init.zeros_(cast(Tensor, self.smooth.bias))
-
-    @property
-    def last_layer(self) -> Tensor:
-        """Weight next to the image."""
-        return self.project.weight if self.smooth is None else self.smooth.weight
-
-    def forward(self, x_BLE: Tensor, grid: tuple[int, int]) -> Tensor:
-        """`grid` is rows and columns of patches."""
-        patches_BChw = self.project(x_BLE).transpose(1, 2).unflatten(2, grid)
-        image_BCHW = F.pixel_shuffle(patches_BChw, self.patch)
-        return image_BCHW if self.smooth is None else self.smooth(image_BCHW)
-
-
 class ViTEncoder(nn.Module):
     """Image [B, image_channels, H, W] -> features [B, out_channels, H / f, W / f] with f = config.patch."""
 
     def __init__(self, config: ViTConfig, out_channels: int, _: Geometry | None = None) -> None:
         super().__init__()
         size = config.encoder
-        self.patches = Patches(config.patch, config.image_channels, size.width)
-        self.trunk = Transformer(size)
+        self.patches = PatchEmbed(config.patch, config.image_channels, size.width)
+        self.trunk = GridTransformer(size)
         self.project = scaled(nn.Linear(size.width, out_channels))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
@@ -112,8 +72,8 @@ class ViTDecoder(nn.Module):
         super().__init__()
         size = config.decoder or config.encoder
         self.embed = scaled(nn.Linear(in_channels, size.width))
-        self.trunk = Transformer(size)
-        self.pixels = Pixels(config.patch, config.image_channels, size.width, config.smooth)
+        self.trunk = GridTransformer(size)
+        self.pixels = PatchUnembed(config.patch, config.image_channels, size.width, smooth=config.smooth)
 
     @property
     def last_layer(self) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from pydantic import Discriminator, Tag
 from torch import Tensor, nn
 
+from tokenizers_mm.blocks import encoder_layer
 from tokenizers_mm.towers.captions import checked_captions
 from tokenizers_mm.towers.clip_text import OpenClipText, OpenClipTextConfig
 
@@ -67,12 +68,7 @@ class Words(nn.Module):
         self.positions_WE = nn.Parameter(torch.empty(config.words, config.width))
         nn.init.normal_(self.pieces.weight, std=0.1)  # the mean of a word's ten or so pieces is three times smaller
         nn.init.normal_(self.positions_WE, std=0.02)
-        layers = (
-            nn.TransformerEncoderLayer(
-                config.width, config.heads, 4 * config.width, 0.0, "gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(config.depth)
-        )
+        layers = (encoder_layer(config.width, config.heads) for _ in range(config.depth))
         self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, dim)
 

@@ -56,6 +56,16 @@ def test_axes_of_a_grid_share_the_channels_of_sines_and_cosines(grid):
         torch.testing.assert_close(table[n], torch.tensor(wanted), atol=1e-6, rtol=0)
 
 
+def test_every_position_has_its_own_code():
+    for grid in ((4, 6), (24,)):
+        code = sincos(grid, 8)
+        assert code.shape == (24, 8)
+        assert torch.cdist(code, code).add(torch.eye(24)).min() > 1e-3
+    rows = sincos((4, 6), 8).view(4, 6, 8)
+    assert torch.equal(rows[:, :, :4], rows[:, :1, :4].expand(-1, 6, -1))
+    assert torch.equal(rows[:, :, 4:], rows[:1, :, 4:].expand(4, -1, -1))
+
+
 def test_patches_of_a_grid_are_neighbours_channel_fastest_and_come_back():
     index = torch.arange(24.0).view(1, 24, 1)
     patches = patchify(index, (4, 6), 2)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.losses.contrastive import contrastive
-from tokenizers_mm.models.semantic_head import SemanticConfig, SemanticHead, positions
+from tokenizers_mm.models.semantic_head import SemanticConfig, SemanticHead
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.towers import WordsConfig
 
@@ -89,16 +89,6 @@ def test_layers_see_where_a_position_is_and_the_mean_does_not():
         assert torch.allclose(before, after, atol=1e-5) != sees
     turned = [head_of(CONFIGS[2])(z, grid).pooled_BD for grid in ((4, 2), (2, 4))]
     assert not torch.allclose(*turned, atol=1e-5)
-
-
-def test_every_position_has_its_own_code():
-    for grid in ((4, 6), (24,)):
-        code = positions(grid, 8)
-        assert code.shape == (24, 8)
-        assert torch.cdist(code, code).add(torch.eye(24)).min() > 1e-3
-    rows = positions((4, 6), 8).view(4, 6, 8)
-    assert torch.equal(rows[:, :, :4], rows[:, :1, :4].expand(-1, 6, -1))
-    assert torch.equal(rows[:, :, 4:], rows[:1, :, 4:].expand(4, -1, -1))
 
 
 @pytest.mark.parametrize(

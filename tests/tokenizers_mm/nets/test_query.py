@@ -7,9 +7,9 @@ import torch
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
 from tokenizers_mm.nets import Geometry, QueryConfig
 from tokenizers_mm.nets.query import QueryDecoder, QueryEncoder, prefix_lengths, prefix_mask
-from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.nets.transformer import TransformerConfig
 
-NET = QueryConfig(patch=4, tokens=6, encoder=Size(width=16, depth=2, heads=2))
+NET = QueryConfig(patch=4, tokens=6, encoder=TransformerConfig(width=16, depth=2, heads=2))
 NESTED = replace(NET, nested=True)
 IMAGE = torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 FSQ = {"kind": "fsq", "levels": [5, 5]}
@@ -161,7 +161,7 @@ def test_a_share_of_images_keeps_all_tokens():
 def test_more_tokens_are_a_better_picture():
     """Trained with nested dropout, the error falls with every token; what is decoded are prefixes of one encoding."""
     torch.manual_seed(0)
-    net = replace(NESTED, tokens=3, encoder=Size(width=16, depth=1, heads=2))
+    net = replace(NESTED, tokens=3, encoder=TransformerConfig(width=16, depth=1, heads=2))
     model = model_of(net, {"kind": "identity", "dim": 2}).train()
     image = torch.nn.functional.interpolate(torch.rand(16, 3, 2, 3) * 2 - 1, (8, 12))
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
@@ -205,7 +205,7 @@ def test_impossible_options_are_refused():
 
 
 def test_encoder_and_decoder_have_their_own_sizes():
-    config = replace(NET, decoder=Size(width=32, depth=1, heads=2), smooth=True)
+    config = replace(NET, decoder=TransformerConfig(width=32, depth=1, heads=2), smooth=True)
     decoder = QueryDecoder(config, 5, Geometry((8, 12), 4, 6))
     assert decoder.mask_LE.shape == (6, 32)
     assert decoder.last_layer is decoder.pixels.smooth.weight

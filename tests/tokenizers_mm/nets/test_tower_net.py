@@ -6,13 +6,13 @@ import torch
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets import ConvConfig, TowerNetConfig, ViTConfig, tower_net
 from tokenizers_mm.nets.tower_net import TowerEncoder
-from tokenizers_mm.nets.transformer import Size
+from tokenizers_mm.nets.transformer import TransformerConfig
 from tokenizers_mm.saving.folder import load, save
 from tokenizers_mm.towers.tower import TowerConfig
 
 TOWER = TowerConfig(name="timm:vit_tiny_patch16_224", input_size=32)
 NET = TowerNetConfig(tower=TOWER, downsampling=8, random_init=True)
-VIT = ViTConfig(patch=8, encoder=Size(width=16, depth=1, heads=2))
+VIT = ViTConfig(patch=8, encoder=TransformerConfig(width=16, depth=1, heads=2))
 CONFIG = AutoencoderConfig(
     image_size=(16, 16),
     bottleneck={"kind": "identity", "dim": 192},

@@ -2,13 +2,14 @@ import pytest
 import torch
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
+from tokenizers_mm.blocks.patches import PatchUnembed
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.nets import ViTConfig
-from tokenizers_mm.nets.transformer import Size
-from tokenizers_mm.nets.vit import Patches, Pixels, ViTDecoder, ViTEncoder
-from tokenizers_mm.training.pca_init import start_linear
+from tokenizers_mm.nets.transformer import TransformerConfig
+from tokenizers_mm.nets.vit import ViTDecoder, ViTEncoder
+from tokenizers_mm.training.pca_init import pca_initialise
 
-SIZE = Size(width=16, depth=2, heads=2)
+SIZE = TransformerConfig(width=16, depth=2, heads=2)
 CONFIG = ViTConfig(patch=4, encoder=SIZE)
 
 
@@ -16,19 +17,6 @@ def vit(**options):
     return AutoencoderConfig(
         image_size=(8, 12), bottleneck={"kind": "gaussian", "dim": 3}, net=ViTConfig(patch=4, encoder=SIZE), **options
     )
-
-
-def test_patches_and_pixels_put_everything_in_its_place():
-    """With projections that copy, the image comes back, and every patch is one position in raster order."""
-    patches, pixels = Patches(4, 3, 48), Pixels(4, 3, 48, smooth=True)
-    with torch.no_grad():
-        for layer in (patches.project, pixels.project):
-            layer.weight.copy_(torch.eye(48))
-            layer.bias.zero_()
-    image = torch.randn(2, 3, 8, 12)
-    x_BLE = patches(image)
-    assert torch.equal(x_BLE[1, 4], image[1, :, 4:8, 4:8].flatten())  # second row, second column of 2 x 3
-    torch.testing.assert_close(pixels(x_BLE, (2, 3)), image)
 
 
 @pytest.mark.parametrize("side", [(8, 8), (8, 20), (16, 4)])
@@ -50,7 +38,10 @@ def test_rows_are_not_columns():
 
 def test_encoder_and_decoder_have_their_own_sizes():
     config = ViTConfig(
-        patch=4, encoder=SIZE, decoder=Size(width=32, depth=1, heads=4, mlp="gelu", norm="rms"), smooth=True
+        patch=4,
+        encoder=SIZE,
+        decoder=TransformerConfig(width=32, depth=1, heads=4, mlp="gelu", norm="rms"),
+        smooth=True,
     )
     encoder, decoder = ViTEncoder(config, 5), ViTDecoder(config, 5)
     assert (len(encoder.trunk.blocks), len(decoder.trunk.blocks)) == (2, 1)
@@ -60,7 +51,7 @@ def test_encoder_and_decoder_have_their_own_sizes():
 
 
 def test_smoothing_starts_as_nothing_and_reaches_over_the_seams():
-    plain, smooth = Pixels(4, 3, 16, smooth=False), Pixels(4, 3, 16, smooth=True)
+    plain, smooth = PatchUnembed(4, 3, 16, smooth=False), PatchUnembed(4, 3, 16, smooth=True)
     smooth.project.load_state_dict(plain.project.state_dict())
     x_BLE = torch.randn(1, 2, 16, requires_grad=True)
     assert torch.equal(smooth(x_BLE, (1, 2)), plain(x_BLE, (1, 2)))
@@ -87,10 +78,10 @@ def test_it_learns():
     assert float(loss.detach()) < 0.5 * float(guess)
 
 
-def test_a_linear_start_silences_the_net():
+def test_pca_initialisation_silences_the_net():
     model = build_autoencoder(vit(linear=True))
     image = torch.rand(64, 3, 8, 12) * 2 - 1
-    start_linear(model, image)
+    pca_initialise(model, image)
     assert not bool(model.decoder(torch.randn(1, 4, 2, 3)).any())
     model.eval().decode(model.encode(image[:1]))
 
