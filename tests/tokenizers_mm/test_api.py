@@ -1,4 +1,4 @@
-"""The token spec: layouts and their grids, its JSON, and what an earlier version wrote."""
+"""The contract: layouts and their grids, the JSON of specs, what an earlier version wrote, and checks of tokens."""
 
 import json
 import re
@@ -6,8 +6,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tokenizers_mm import TokenSpec
+from tokenizers_mm import Batch, Tokens, TokenSpec
 from tokenizers_mm.saving.fingerprints import fingerprint_of
 
 GRIDS = {
@@ -82,3 +83,58 @@ def test_fingerprints_of_plain_objects_are_those_of_earlier_versions():
         spec = spec_of(layout, grid=(2, 3) if layout == "raster" else grids)
         assert fingerprint_of(SimpleNamespace(spec=spec, table=[1.5, 2])) == digest
         assert fingerprint_of(SimpleNamespace(spec=replace(spec, dim=4), table=[1.5, 2])) != digest
+
+
+# ------------------------------------------------------------------------------------------------------ tokens
+
+
+CODES = TokenSpec(image_size=(8, 8), grid=(2, 2), dim=3, codes=(5, 9))
+LATENTS = TokenSpec(image_size=(8, 8), grid=(2, 2), dim=3)
+
+
+def codes_of(least=0, most=4):
+    return Tokens(codes_BNS=torch.tensor([[[least, 0], [most, 8], [1, 1], [0, 0]]] * 3), grid=(2, 2))
+
+
+def test_values_are_read_once():
+    """On the meta device no value can be read: who gets through there waited for no device."""
+    checked = codes_of().check(CODES)
+    for tokens in (checked, checked[1:], checked[torch.tensor([0])], checked.to("cpu"), checked.to("meta")):
+        assert tokens.checked == (5, 9)
+        tokens.to("meta").check(CODES)
+    batch = Batch(checked, labels_B=torch.tensor([0, 1, 2]), label_range=(0, 2)).to("meta")
+    assert (batch.labels_B.device.type, batch.label_range) == ("meta", (0, 2))
+    assert batch.tokens.check(CODES) is batch.tokens
+    with pytest.raises(RuntimeError, match="meta"):
+        codes_of().to("meta").check(CODES)
+    latents = Tokens(latents_BND=torch.randn(2, 4, 3), grid=(2, 2))
+    latents.check(LATENTS).to("meta").check(LATENTS)
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        latents.to("meta").check(LATENTS)
+
+
+def test_what_was_checked_for_one_vocabulary_is_read_again_for_another():
+    checked = codes_of().check(CODES)
+    with pytest.raises(ValueError, match=r"stream 0 lie in \[0, 4\].*0\.\.3"):
+        checked.check(replace(CODES, codes=(4, 9)))
+    with pytest.raises(ValueError, match="2 streams"):
+        checked.check(replace(CODES, codes=(5, 9, 2)))
+    with pytest.raises(ValueError, match="latents"):
+        checked.check(LATENTS)
+
+
+@pytest.mark.parametrize(("least", "most"), [(-1, 4), (0, 5)])
+def test_codes_out_of_range_are_refused(least, most):
+    codes_of().check(CODES)
+    with pytest.raises(ValueError, match=rf"stream 0 lie in \[{least}, {most}\].*0\.\.4"):
+        codes_of(least, most).check(CODES)
+    empty = codes_of(least, most)[:0]
+    assert len(empty.check(CODES)) == 0
+
+
+def test_latents_that_overflow_in_another_type_are_read_again():
+    large = Tokens(latents_BND=torch.full((1, 4, 3), 1e5), grid=(2, 2)).check(LATENTS)
+    assert large.checked == ()
+    assert large.to(torch.float64).check(LATENTS).checked == ()
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        large.to(torch.float16).check(LATENTS)

@@ -96,6 +96,41 @@ def test_a_real_folder_round_trips(folder, tmp_path, shapes):
     assert verify(tmp_path / "store").ok
 
 
+def test_tokens_are_checked_a_batch_at_a_time(folder, tmp_path, monkeypatch):
+    """Once where an encoder call gave them and once where a shard is written; image by image only where that fails."""
+    sizes, check = [], Tokens.check
+    monkeypatch.setattr(Tokens, "check", lambda tokens, spec: (sizes.append(len(tokens)), check(tokens, spec))[1])
+    _encode(folder, tmp_path / "store", shard_size=20, batch_size=8)
+    assert sizes == [8, 8, 4, 20] * 2
+    sizes.clear()
+    report = _encode(folder, tmp_path / "bad", OutOfRange([3, 10]), shard_size=20, batch_size=8)
+    assert sizes == [8, *[1] * 8, 8, *[1] * 8, 4, 18, 8, 8, 4, 20]
+    assert report.quarantined == 2
+    whole, rest = TokenDataset(tmp_path / "store"), TokenDataset(tmp_path / "bad")
+    kept = [number for number in range(40) if number not in (3, 10)]
+    assert rest.keys == [whole.keys[number] for number in kept]
+    assert torch.equal(rest.batch(range(38)).tokens.data, whole.batch(kept).tokens.data)
+    assert list(rest.quarantined) == [whole.keys[3], whole.keys[10]]
+    assert {item.stage for item in rest.quarantined.values()} == {"encode"}
+    assert "[256, 256]" in next(iter(rest.quarantined.values())).error
+
+
+class OutOfRange(PatchMean):
+    """Gives codes beyond the vocabulary for the images of these numbers."""
+
+    def __init__(self, numbers):
+        super().__init__()
+        self.numbers = numbers
+
+    def encode(self, image_BCHW):
+        first = self.images
+        tokens = super().encode(image_BCHW)
+        for number in self.numbers:
+            if first <= number < self.images:
+                tokens.data[number - first] = 256
+        return tokens
+
+
 def test_second_run_encodes_nothing(folder, tmp_path):
     _encode(folder, tmp_path / "store", shard_size=16)
     before, tokenizer = _contents(tmp_path / "store"), PatchMean()
