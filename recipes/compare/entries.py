@@ -19,14 +19,14 @@ from tokenizers_mm.saving import fingerprint_of
 from tokenizers_mm.towers import EncodeOnly
 from tokenizers_mm.traits import downsampling_of, on_device, only_side, takes_one_size
 
-__all__ = ["Contestant", "common_size", "introduce", "open_model", "text_of", "unique_names"]
+__all__ = ["Entry", "common_size", "entry_of", "open_model", "text_of", "unique_names"]
 
 _DRAWN = ("emoji", "fashion-mnist")  # made for a size, so they have none of their own
 _INNER = ("tokenizer", "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Entry:
     """One tokenizer.
 
     source        what `open_tokenizer` takes, of an object its class; name  how it is called on the page
@@ -84,7 +84,7 @@ def open_model(source: TokenizerSource, size: int | None, device: str | torch.de
     return view
 
 
-def introduce(source: TokenizerSource, name: str) -> Contestant:
+def entry_of(source: TokenizerSource, name: str) -> Entry:
     """Open it and say what it is; raises what that raises, and `ValueError` where its images are not square."""
     model = open_model(source, None)
     tower, only = isinstance(model, Tower), only_side(model)
@@ -93,7 +93,7 @@ def introduce(source: TokenizerSource, name: str) -> Contestant:
             f"{text_of(source)}: takes images of {model.spec.image_size} only; a comparison is on square ones"
         )
     provenance = getattr(model, "provenance", None)
-    return Contestant(
+    return Entry(
         source=text_of(source),
         name=name,
         what=_what(model),
@@ -128,33 +128,33 @@ def unique_names(sources: Sequence[str], names: Sequence[str] = ()) -> list[str]
     return chosen
 
 
-def common_size(contestants: Sequence[Contestant], images: str, size: int | None) -> int | None:
+def common_size(entries: Sequence[Entry], images: str, size: int | None) -> int | None:
     """Side of the images that all are given, or None: images as they are, padded to whole positions.
 
     That of the tokenizers that take no other; else, of images that are drawn to a size, the one that all were built
     for. Towers follow the rest, for they resize by themselves. Raises `ValueError` naming who disagrees.
     """
-    decoders = [contestant for contestant in contestants if not contestant.encode_only]
+    decoders = [entry for entry in entries if not entry.encode_only]
     if size is None:
-        wanted = {contestant.name: contestant.only for contestant in decoders if contestant.only is not None}
+        wanted = {entry.name: entry.only for entry in decoders if entry.only is not None}
         if not wanted and image_set(images).images in _DRAWN:
-            wanted = {contestant.name: contestant.spec.image_size[0] for contestant in decoders}
+            wanted = {entry.name: entry.spec.image_size[0] for entry in decoders}
         if len(set(wanted.values())) > 1:
             sides = ", ".join(f"{name} {side}" for name, side in wanted.items())
             raise ValueError(f"image sizes differ ({sides}): choose one with --size that all take, or leave some out")
         size = next(iter(wanted.values()), None)
-    for contestant in decoders:
-        _check_size(contestant, size)
+    for entry in decoders:
+        _check_size(entry, size)
     return size
 
 
-def _check_size(contestant: Contestant, size: int | None) -> None:
-    if contestant.only not in (None, size):
-        raise ValueError(f"{contestant.name} takes images of {contestant.only} pixels a side only, not {size}")
+def _check_size(entry: Entry, size: int | None) -> None:
+    if entry.only not in (None, size):
+        raise ValueError(f"{entry.name} takes images of {entry.only} pixels a side only, not {size}")
     try:
-        Preprocess(size, contestant.downsampling)
+        Preprocess(size, entry.downsampling)
     except ValueError as error:
-        raise ValueError(f"{contestant.name}: {error}") from error
+        raise ValueError(f"{entry.name}: {error}") from error
 
 
 def _parts(source: str) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
-from recipes.compare.entries import Contestant, common_size, introduce, open_model, text_of, unique_names
+from recipes.compare.entries import Entry, common_size, entry_of, open_model, text_of, unique_names
 from recipes.inputs import LeftOut, TokenizerSource, image_set
 from recipes.programs import Extras, evaluate_images, preparation
 from tokenizers_mm.api import Tokenizer
@@ -90,7 +90,7 @@ class Settings:
 class Measured:
     """One tokenizer, its figures, and its pictures of the images that are shown (none where it has no decoder)."""
 
-    contestant: Contestant
+    entry: Entry
     evaluation: Evaluation
     pictures: tuple[Pixels, ...] = ()
 
@@ -137,7 +137,7 @@ class Comparison:
         record = {
             "images": self.title,
             "settings": asdict(self.settings),
-            "tokenizers": [one.contestant.record() | one.evaluation.record() for one in self.tokenizers],
+            "tokenizers": [one.entry.record() | one.evaluation.record() for one in self.tokenizers],
             "codecs": {
                 "images": self.codec_images,
                 "one_file": self.tiled,
@@ -176,14 +176,14 @@ def compare_tokenizers(
             )
     named = zip(sources, unique_names([text_of(source) for source in sources], names), strict=True)
     settings = replace(settings, device=str(choose_device(settings.device)))
-    contestants = [introduce(source, name) for source, name in named]
-    settings = replace(settings, size=common_size(contestants, settings.images, settings.size), probe=_probe(settings))
-    sample = _sample(settings, contestants)
+    entries = [entry_of(source, name) for source, name in named]
+    settings = replace(settings, size=common_size(entries, settings.images, settings.size), probe=_probe(settings))
+    sample = _sample(settings, entries)
     originals = tuple(spread(sample, settings.pictures))
     tokenizers = []
-    for contestant, source in zip(contestants, sources, strict=True):
-        progress(f"measuring {contestant.name}: {contestant.what}")
-        arguments = (contestant, source, settings, originals)
+    for entry, source in zip(entries, sources, strict=True):
+        progress(f"measuring {entry.name}: {entry.what}")
+        arguments = (entry, source, settings, originals)
         tokenizers.append(apart(_measured, *arguments) if settings.speed else _measured(*arguments))
     progress("writing JPEG and WebP at every quality")
     return Comparison(
@@ -205,9 +205,7 @@ def apart(function: Callable[..., R], *arguments: Any) -> R:
         return pool.submit(function, *arguments).result()
 
 
-def _measured(
-    contestant: Contestant, source: TokenizerSource, settings: Settings, originals: Sequence[Pixels]
-) -> Measured:
+def _measured(entry: Entry, source: TokenizerSource, settings: Settings, originals: Sequence[Pixels]) -> Measured:
     extras = Extras(
         frechet=settings.frechet,
         probe=None if settings.probe == "none" else settings.probe,
@@ -230,8 +228,8 @@ def _measured(
         warn=lambda _: None,  # they were named when the images were first read
         device=settings.device,
     )
-    pictures = () if contestant.encode_only else _reconstructed(model, originals, settings.device)
-    return Measured(contestant=contestant, evaluation=evaluation, pictures=pictures)
+    pictures = () if entry.encode_only else _reconstructed(model, originals, settings.device)
+    return Measured(entry=entry, evaluation=evaluation, pictures=pictures)
 
 
 @torch.no_grad()
@@ -246,9 +244,9 @@ def _reconstructed(model: Tokenizer, originals: Sequence[Pixels], device: str) -
     return tuple(pictures)
 
 
-def _sample(settings: Settings, contestants: Sequence[Contestant]) -> list[Pixels]:
+def _sample(settings: Settings, entries: Sequence[Entry]) -> list[Pixels]:
     """The images, or as many of them, evenly spread, as codecs write in reasonable time."""
-    side = settings.size or contestants[0].spec.image_size[0]
+    side = settings.size or entries[0].spec.image_size[0]
     left_out = LeftOut(settings.max_unreadable)  # names the images that none of the tokenizers will be given
     how, ledger = preparation(preset(settings.preset), settings.size), left_out.ledger("images")
     every = image_set(settings.images).pixels(side, settings.limit, prepare=how, ledger=ledger)

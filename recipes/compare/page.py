@@ -61,7 +61,7 @@ def _opening(comparison: Comparison) -> Page:
     for sentence, fact in headlines(tokenizers):
         lede.append(sentence)
         facts.append(fact)
-    titles = ", ".join(one.contestant.name for one in tokenizers)
+    titles = ", ".join(one.entry.name for one in tokenizers)
     kicker = f"tokenizers-mm {comparison.environment['tokenizers-mm']} · tmm compare"
     page = Page(
         f"Side by side: {titles}" if len(titles) < 80 else "Tokenizers side by side", " ".join(lede), kicker=kicker
@@ -73,7 +73,7 @@ def _opening(comparison: Comparison) -> Page:
 
 def _add_pictures(page: Page, comparison: Comparison) -> None:
     drawing = [one for one in comparison.tokenizers if one.pictures]
-    silent = [one.contestant.name for one in comparison.tokenizers if not one.pictures]
+    silent = [one.entry.name for one in comparison.tokenizers if not one.pictures]
     if not drawing:
         return
     text = "The same images through each. Select a picture and use the arrow keys to flip between versions."
@@ -84,7 +84,7 @@ def _add_pictures(page: Page, comparison: Comparison) -> None:
         versions = [one.pictures[number] for one in drawing]
         captions = [f"{_psnr(version, original):.1f} dB" for version in versions]
         rows[f"Image {number + 1}"] = [(original, ""), *zip(versions, captions, strict=True)]
-    page.figure(rows, ["Original", *(one.contestant.name for one in drawing)])
+    page.figure(rows, ["Original", *(one.entry.name for one in drawing)])
 
 
 def _psnr(a: Pixels, b: Pixels) -> float:
@@ -131,7 +131,7 @@ def _marks(comparison: Comparison, name: str) -> dict[str, Points]:
     for one in comparison.tokenizers:
         value = one.value(name)
         drawn = value is not None and math.isfinite(value)
-        marks[one.contestant.name] = [(rate, value) for rate in (one.rate, one.spent) if rate and drawn]  # type: ignore[misc]
+        marks[one.entry.name] = [(rate, value) for rate in (one.rate, one.spent) if rate and drawn]  # type: ignore[misc]
     return marks if any(marks.values()) else {}
 
 
@@ -141,7 +141,7 @@ def _trade(comparison: Comparison) -> Mapping[str, Points]:
     for one in comparison.tokenizers:
         psnr, probe = one.value("PSNR"), one.value("Linear probe")
         both = psnr is not None and probe is not None and math.isfinite(psnr)
-        marks[one.contestant.name] = [(psnr, probe)] if both else []  # type: ignore[list-item]
+        marks[one.entry.name] = [(psnr, probe)] if both else []  # type: ignore[list-item]
     return marks
 
 
@@ -152,7 +152,7 @@ def _add_table(page: Page, block: Block) -> None:
 def _add_protocols(page: Page, comparison: Comparison) -> None:
     page.section("How every figure was made", "All of it, with the figures, is in `compare.json` beside this page.")
     for one in comparison.tokenizers:
-        page.heading(one.contestant.name)
+        page.heading(one.entry.name)
         for title, fields in protocol_blocks(one):
             page.details(title, fields)
     page.heading("Again").code(_command(comparison))
@@ -160,9 +160,9 @@ def _add_protocols(page: Page, comparison: Comparison) -> None:
 
 def _command(comparison: Comparison) -> str:
     """What makes this page again."""
-    words = ["tmm", "compare", *(one.contestant.source for one in comparison.tokenizers)]
+    words = ["tmm", "compare", *(one.entry.source for one in comparison.tokenizers)]
     for one in comparison.tokenizers:
-        words += ["--name", one.contestant.name]
+        words += ["--name", one.entry.name]
     for name, value in asdict(comparison.settings).items():
         option = f"--{'fd' if name == 'frechet' else name.replace('_', '-')}"
         if name == "speed":

@@ -44,7 +44,7 @@ def counted_rate(one: Measured) -> float:
 
     What a continuous latent costs is its KL; 16 bits a channel would flatter whatever it is compared with.
     """
-    return one.rate if one.contestant.spec.discrete else one.spent or one.rate
+    return one.rate if one.entry.spec.discrete else one.spent or one.rate
 
 
 def in_digits(rate: float) -> str:
@@ -79,19 +79,19 @@ def headlines(tokenizers: Sequence[Measured]) -> Iterator[tuple[str, tuple[str, 
 def _sentence(figure: _Figure, ranked: Sequence[Measured], several: bool) -> str:
     first, *cheaper = ranked
     costs = [
-        f"{_times(first, one)} times the bits of {one.contestant.name} ({_value(one, figure)} at {_rate(one)})"
+        f"{_times(first, one)} times the bits of {one.entry.name} ({_value(one, figure)} at {_rate(one)})"
         for one in cheaper
     ]
-    told = [f"{_value(first, figure)} by {first.contestant.name} at {_rate(first)}", *costs]
+    told = [f"{_value(first, figure)} by {first.entry.name} at {_rate(first)}", *costs]
     floor = f"; always the most frequent class: {first.value(figure.floor):.1f} %" if figure.floor else ""
     return f"{figure.winner if several else figure.single}: {', '.join(told)}{floor}."
 
 
 def _fact(figure: _Figure, ranked: Sequence[Measured], several: bool) -> tuple[str, str]:
     first, *cheaper = ranked
-    label = f"{'highest ' if several else ''}{figure.label}, {first.contestant.name} at {_rate(first)}"
+    label = f"{'highest ' if several else ''}{figure.label}, {first.entry.name} at {_rate(first)}"
     for one in cheaper[:1]:
-        label += f", {_times(first, one)} times the bits of {one.contestant.name} ({_value(one, figure)})"
+        label += f", {_times(first, one)} times the bits of {one.entry.name} ({_value(one, figure)})"
     return _value(first, figure), label
 
 
@@ -101,7 +101,7 @@ def _value(one: Measured, figure: _Figure) -> str:
 
 def _rate(one: Measured) -> str:
     """With its unit, and how it was counted where it is not that of codes."""
-    how = "" if one.contestant.spec.discrete else " (KL)" if one.spent else " (16 bits a channel)"
+    how = "" if one.entry.spec.discrete else " (KL)" if one.spent else " (16 bits a channel)"
     return f"{in_digits(counted_rate(one))} bits per pixel{how}"
 
 

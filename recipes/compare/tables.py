@@ -45,7 +45,7 @@ def figure_tables(tokenizers: Sequence[Measured]) -> Iterator[Block]:
         if not columns:
             continue
         cells = [_column(tokenizers, name) for name in columns]
-        rows = tuple(zip((one.contestant.name for one in tokenizers), *cells, strict=True))
+        rows = tuple(zip((one.entry.name for one in tokenizers), *cells, strict=True))
         shown = [m for one in tokenizers for m in one.evaluation.measurements if m.name in columns]
         yield Block(title, ("", *columns.values()), rows, _notes(shown, title))
 
@@ -54,12 +54,12 @@ def tokenizer_table(tokenizers: Sequence[Measured]) -> Block:
     """What each one is."""
     rows = tuple(
         (
-            one.contestant.name,
-            one.contestant.what,
-            " × ".join(str(side) for side in one.contestant.spec.image_size),
-            one.contestant.tokens,
-            one.contestant.weights / 1e6,
-            one.contestant.fingerprint[:12],
+            one.entry.name,
+            one.entry.what,
+            " × ".join(str(side) for side in one.entry.spec.image_size),
+            one.entry.tokens,
+            one.entry.weights / 1e6,
+            one.entry.fingerprint[:12],
         )
         for one in tokenizers
     )
@@ -71,7 +71,7 @@ def tokenizer_table(tokenizers: Sequence[Measured]) -> Block:
         "Weights, millions",
         "Fingerprint",
     )
-    licences = [f"{one.contestant.name}: {one.contestant.licence}" for one in tokenizers if one.contestant.licence]
+    licences = [f"{one.entry.name}: {one.entry.licence}" for one in tokenizers if one.entry.licence]
     note = f"Licences of the weights. {'; '.join(licences)}." if licences else ""
     return Block("What each one is", columns, rows, note)
 
@@ -85,7 +85,7 @@ def codec_table(comparison: Comparison) -> Block | None:
             continue
         rate = counted_rate(one)
         others = (at_rate(curve, rate) for curve in comparison.codecs.values())
-        rows.append((one.contestant.name, in_digits(rate), psnr, *others))
+        rows.append((one.entry.name, in_digits(rate), psnr, *others))
     if not rows:
         return None
     names = (f"{_CODEC_NAMES[codec]}, dB" for codec in comparison.codecs)

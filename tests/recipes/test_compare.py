@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from recipes import cli
 from recipes.compare import measure
 from recipes.compare.codecs import at_rate, codec_curve, evenly, in_one_file, spread
-from recipes.compare.entries import Contestant, common_size, introduce, unique_names
+from recipes.compare.entries import Entry, common_size, entry_of, unique_names
 from recipes.compare.measure import Comparison, Settings, apart, compare_tokenizers
 from recipes.compare.page import write_comparison
 from recipes.compare.tables import codec_table, figure_tables, tokenizer_table
@@ -93,7 +93,7 @@ def test_figures_are_those_of_eval(folder: Path, comparison: Comparison) -> None
     assert comparison.settings.size == 32
     images = str(folder / "tones")
     for one in comparison.tokenizers[:2]:
-        source = folder / one.contestant.name / "tokenizer"
+        source = folder / one.entry.name / "tokenizer"
         expected = evaluate_images(source, images, size=32, extras=Extras(probe=images, probe_limit=4000))
         assert one.evaluation.record() == expected.record()
     assert [one.evaluation["Linear probe"].value for one in comparison.tokenizers] == [100, 100, 100, 100]
@@ -299,17 +299,17 @@ def test_names_are_as_short_as_tells_them_apart() -> None:
             unique_names(sources, names)
 
 
-def contestant(name: str, side: int, *, only: bool = False, encode_only: bool = False) -> Contestant:
+def entry(name: str, side: int, *, only: bool = False, encode_only: bool = False) -> Entry:
     spec = TokenSpec(image_size=(side, side), grid=(side // 8, side // 8), dim=4)
-    return Contestant(
+    return Entry(
         source=name, name=name, what="", spec=spec, weights=1, only=side if only else None, downsampling=8,
         encode_only=encode_only, fingerprint="", licence="",
     )  # fmt: skip
 
 
 def test_the_size_is_that_of_those_that_take_no_other() -> None:
-    free, small, large = contestant("free", 64), contestant("small", 32, only=True), contestant("large", 48, only=True)
-    tower = contestant("tower", 224, encode_only=True)
+    free, small, large = entry("free", 64), entry("small", 32, only=True), entry("large", 48, only=True)
+    tower = entry("tower", 224, encode_only=True)
     assert common_size([free, small, tower], "photos", None) == 32
     assert common_size([free, tower], "photos", None) is None
     assert common_size([free, tower], "emoji", None) == 64
@@ -318,7 +318,7 @@ def test_the_size_is_that_of_those_that_take_no_other() -> None:
     with pytest.raises(ValueError, match=r"image sizes differ \(small 32, large 48\): choose one with --size"):
         common_size([small, large], "photos", None)
     with pytest.raises(ValueError, match=r"image sizes differ \(free 64, other 32\)"):
-        common_size([free, contestant("other", 32)], "fashion-mnist", None)
+        common_size([free, entry("other", 32)], "fashion-mnist", None)
     with pytest.raises(ValueError, match="large takes images of 48 pixels a side only, not 32"):
         common_size([large], "photos", 32)
 
@@ -328,7 +328,7 @@ def test_what_takes_oblong_images_only_is_refused(tmp_path: Path) -> None:
     config = AutoencoderConfig(image_size=(16, 32), bottleneck={"kind": "gaussian", "dim": 2}, net=net, z_channels=2)
     save(build_autoencoder(config).eval(), tmp_path / "words")
     with pytest.raises(ValueError, match=r"takes images of \(16, 32\) only; a comparison is on square ones"):
-        introduce(str(tmp_path / "words"), "words")
+        entry_of(str(tmp_path / "words"), "words")
 
 
 def test_evenly_keeps_a_regular_part_of_any_length() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import backbones
 from recipes import cli
-from recipes.compare.entries import introduce
+from recipes.compare.entries import entry_of
 from recipes.compare.measure import Settings, compare_tokenizers
 from recipes.joint.effective_bits import EffectiveBitsConfig, effective_bits
 from recipes.programs import evaluate
@@ -132,8 +132,8 @@ def test_objects_are_compared(plain, tones):
     settings = Settings(images=str(tones), speed=False, pictures=2, limit=4)
     pools = [plain.Pool(), plain.Means()]
     result = compare_tokenizers(pools, settings)
-    assert [one.contestant.name for one in result.tokenizers] == ["Pool", "Means"]
-    assert [one.contestant.what for one in result.tokenizers] == ["Pool", "Means"]
+    assert [one.entry.name for one in result.tokenizers] == ["Pool", "Means"]
+    assert [one.entry.what for one in result.tokenizers] == ["Pool", "Means"]
     assert [len(one.pictures) for one in result.tokenizers] == [2, 2]
     assert result.tokenizers[0].evaluation["PSNR"] == evaluate_images(plain.pool, str(tones), limit=4)["PSNR"]
     with pytest.raises(ValueError, match=r"Pool is an object, and speed=True measures each .*module:attribute"):
@@ -145,7 +145,7 @@ def test_objects_are_compared(plain, tones):
 def test_what_is_told_of_a_plain_class(plain):
     tokenizer = plain.Pool()
     tokenizer.net, tokenizer.table = torch.nn.Linear(3, 2), torch.zeros(5)
-    told = introduce(tokenizer, "mine")
+    told = entry_of(tokenizer, "mine")
     assert (told.source, told.what, told.weights, told.encode_only, told.licence) == ("Pool", "Pool", 13, False, "")
 
     def refuse(tokens):
@@ -153,7 +153,7 @@ def test_what_is_told_of_a_plain_class(plain):
 
     tokenizer.decode = refuse
     tokenizer.fingerprint = "mine"
-    assert introduce(tokenizer, "mine").encode_only
+    assert entry_of(tokenizer, "mine").encode_only
 
 
 # ----------------------------------------------------------------------------------------------------------- devices

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recipes.compare.entries import Contestant
+from recipes.compare.entries import Entry
 from recipes.compare.measure import Comparison, Measured, Settings
 from recipes.compare.page import write_comparison
 from recipes.compare.ranking import RULE, best_at_each_rate, counted_rate, headlines
@@ -22,7 +22,7 @@ def one(
     """A tokenizer with these figures; rate and KL in bits per pixel."""
     codes: tuple[int, ...] = (64,) if discrete else ()
     spec = TokenSpec(image_size=(32, 32), grid=(4, 4), dim=3, codes=codes)
-    contestant = Contestant(
+    entry = Entry(
         source=name, name=name, what="", spec=spec, weights=1, only=None, downsampling=8, encode_only=psnr is None,
         fingerprint="", licence="",
     )  # fmt: skip
@@ -32,7 +32,7 @@ def one(
     }  # fmt: skip
     protocol = Protocol(reference="tones", samples=12)
     measured = [Measurement(key, value, "", protocol) for key, value in figures.items() if value is not None]
-    return Measured(contestant=contestant, evaluation=Evaluation(tuple(measured)))
+    return Measured(entry=entry, evaluation=Evaluation(tuple(measured)))
 
 
 def told(*tokenizers: Measured) -> dict[str, tuple[str, str]]:
@@ -59,7 +59,7 @@ def test_a_winner_at_equal_or_fewer_bits_is_simply_the_winner(other: float) -> N
 def test_just_outside_of_the_factor_is_another_rate() -> None:
     for rate, names in ((1.0, ["first"]), (0.999, ["first", "second"])):
         ranked = best_at_each_rate([one("first", 1.25, 31.0), one("second", rate, 30.0)], "PSNR")
-        assert [ranked_one.contestant.name for ranked_one in ranked] == names
+        assert [ranked_one.entry.name for ranked_one in ranked] == names
 
 
 def test_the_best_at_every_lower_rate_is_named_and_those_they_beat_are_not() -> None:
