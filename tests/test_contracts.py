@@ -33,7 +33,7 @@ from tokenizers_mm.nets import QueryConfig, ViTConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.nets.transformer import TransformerConfig
 from tokenizers_mm.store.dataset import Row, StoreWriter, TokenDataset
-from tokenizers_mm.towers import EncodeOnly, WordsConfig
+from tokenizers_mm.towers import EncodeOnly, NGramTextConfig
 
 # Small constructor options of every kind.
 QUANTIZERS = {
@@ -465,7 +465,7 @@ FSQ, VQ, GAUSSIAN = (
     {"kind": "vq", "size": 24, "dim": 4},
     {"kind": "gaussian", "dim": 3},
 )
-HEAD = SemanticConfig(dim=8, depth=1, heads=2, text=WordsConfig(width=8, depth=1, heads=2, buckets=64))
+HEAD = SemanticConfig(dim=8, depth=1, heads=2, text=NGramTextConfig(width=8, depth=1, heads=2, buckets=64))
 # Everything that is no conv net around a quantizer alone.
 OTHERS = {
     "foreign": lambda: CellMeans(),

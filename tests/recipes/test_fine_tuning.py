@@ -17,7 +17,7 @@ from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.losses.adversarial import AdversarialConfig
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.discriminators import PatchConfig
-from tokenizers_mm.towers.text import WordsConfig
+from tokenizers_mm.towers.text import NGramTextConfig
 from tokenizers_mm.training.loop import TrainConfig
 from tokenizers_mm.training.objective import ObjectiveConfig
 
@@ -94,7 +94,7 @@ def test_another_discriminator_is_refused(first, tmp_path):
 
 def test_a_new_semantic_head_learns_on_codes_that_stay(first, tmp_path):
     before, batch = load(first / "tokenizer"), torch.rand(4, 3, 32, 32) * 2 - 1
-    head = SemanticConfig(dim=16, depth=1, heads=2, text=WordsConfig(width=16, depth=1, heads=2))
+    head = SemanticConfig(dim=16, depth=1, heads=2, text=NGramTextConfig(width=16, depth=1, heads=2))
     recipe = recipe_of(
         model=None,
         start=str(first),

@@ -4,9 +4,9 @@ from tokenizers_mm.towers.lite0 import LITE0_SHA256 as LITE0_SHA256, lite0_netwo
 from tokenizers_mm.towers.sizes import weight_count as weight_count
 from tokenizers_mm.towers.teacher import Teacher as Teacher, cached_semantics as cached_semantics
 from tokenizers_mm.towers.text import (
+    NGramTextConfig as NGramTextConfig,
+    NGramTextEncoder as NGramTextEncoder,
     TextConfig as TextConfig,
-    Words as Words,
-    WordsConfig as WordsConfig,
     build_text as build_text,
 )
 from tokenizers_mm.towers.timm_network import lite0_tower as lite0_tower, timm_tower as timm_tower

@@ -26,14 +26,14 @@ from tokenizers_mm.blocks import encoder_layer
 from tokenizers_mm.towers.captions import checked_captions
 from tokenizers_mm.towers.clip_text import OpenClipText, OpenClipTextConfig
 
-__all__ = ["TextConfig", "Words", "WordsConfig", "build_text", "pieces_of"]
+__all__ = ["TextConfig", "NGramTextEncoder", "NGramTextConfig", "build_text", "pieces_of"]
 
 _PIECES = (3, 4)  # characters of a piece
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordsConfig:
+class NGramTextConfig:
     """A small transformer over words, trained from scratch.
 
     width, depth, heads  of the transformer; without layers (depth 0) words are averaged as they are
@@ -58,10 +58,10 @@ class WordsConfig:
             raise ValueError(f"width={self.width}: not a multiple of heads={self.heads}")
 
 
-class Words(nn.Module):
+class NGramTextEncoder(nn.Module):
     """Captions to vectors [B, dim]: words by their pieces, a transformer over them, the mean of its outputs."""
 
-    def __init__(self, config: WordsConfig, dim: int) -> None:
+    def __init__(self, config: NGramTextConfig, dim: int) -> None:
         super().__init__()
         self.config, self.dim = config, dim
         self.pieces = nn.EmbeddingBag(config.buckets, config.width, mode="mean")
@@ -115,13 +115,13 @@ def _kind(config: Any) -> Any:
 
 
 TextConfig = Annotated[
-    Annotated[WordsConfig, Tag("words")] | Annotated[OpenClipTextConfig, Tag("open_clip")], Discriminator(_kind)
+    Annotated[NGramTextConfig, Tag("words")] | Annotated[OpenClipTextConfig, Tag("open_clip")], Discriminator(_kind)
 ]
 
 
 def build_text(
     config: TextConfig, dim: int, *, weights: Path | None = None, random_init: bool = False
-) -> Words | OpenClipText:
+) -> NGramTextEncoder | OpenClipText:
     """Build a text encoder that gives vectors of `dim` channels: a module called with a list of captions.
 
     weights      file with the weights of the open_clip model, in place of the hub
@@ -135,4 +135,4 @@ def build_text(
         return OpenClipText(config, dim, weights=weights, random_init=random_init)
     if weights is not None:
         raise ValueError(f"weights={weights}: text encoder {config.kind!r} is trained from scratch; drop the argument")
-    return Words(config, dim)
+    return NGramTextEncoder(config, dim)

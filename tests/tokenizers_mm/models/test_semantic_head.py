@@ -10,7 +10,7 @@ from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.losses.contrastive import contrastive
 from tokenizers_mm.models.semantic_head import SemanticConfig, SemanticHead
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.towers import WordsConfig
+from tokenizers_mm.towers import NGramTextConfig
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 IMAGE = torch.rand(3, 3, 16, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -188,7 +188,7 @@ COLOURS = {
     "yellow": (1, 1, -1),
 }  # fmt: skip
 NAMES = [f"a {colour} square" for colour in COLOURS]
-WORDS = WordsConfig(width=16, depth=1, heads=2, buckets=256)
+WORDS = NGramTextConfig(width=16, depth=1, heads=2, buckets=256)
 
 
 def painted(seed, count=32):

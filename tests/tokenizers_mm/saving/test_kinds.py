@@ -25,14 +25,14 @@ from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving.card import model_card
-from tokenizers_mm.towers import WordsConfig
+from tokenizers_mm.towers import NGramTextConfig
 from tokenizers_mm.towers.clip_text import OpenClipTextConfig
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 IMAGE = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 CAPTIONS = ["a red heart", "grinning face", "Flagge: Österreich"]
 PROVENANCE = Provenance("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0")
-WORDS = WordsConfig(width=16, depth=1, heads=2, buckets=64)
+WORDS = NGramTextConfig(width=16, depth=1, heads=2, buckets=64)
 HEADS = {
     "infonce": SemanticConfig(dim=12, pool="attention", text=WORDS),
     "sigmoid": SemanticConfig(dim=8, depth=1, contrast="sigmoid", text=WORDS),

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from tokenizers_mm.towers import OpenClipTextConfig, TextConfig, Words, WordsConfig, build_text
+from tokenizers_mm.towers import NGramTextConfig, OpenClipTextConfig, TextConfig, Words, build_text
 from tokenizers_mm.towers.text import pieces_of, words_of
 
-SMALL = WordsConfig(width=32, depth=1, heads=2, buckets=1024)
+SMALL = NGramTextConfig(width=32, depth=1, heads=2, buckets=1024)
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 
@@ -47,7 +47,7 @@ def test_case_order_and_length() -> None:
 
 
 def test_without_layers_a_word_is_the_same_beside_any_other() -> None:
-    encoder = build_text(WordsConfig(width=32, depth=0, heads=2, buckets=1024), 10)
+    encoder = build_text(NGramTextConfig(width=32, depth=0, heads=2, buckets=1024), 10)
     assert not encoder.layers
     captions = ["red cat", "red dog", "blue cat", "blue dog"]
     red_cat, red_dog, blue_cat, blue_dog = encoder(captions)
@@ -87,7 +87,7 @@ def test_it_learns_what_words_mean_and_combines_them() -> None:
 
 
 def test_words_never_seen_share_their_pieces() -> None:
-    encoder = build_text(WordsConfig(width=64, depth=1, heads=2), 32).eval()
+    encoder = build_text(NGramTextConfig(width=64, depth=1, heads=2), 32).eval()
     with torch.no_grad():
         vectors = encoder(["mountain", "mountains", "xylophone", "guitar", "tomato", "pizza", "whale", "ladder"])
     known, plural, *others = F.normalize(vectors - vectors.mean(0), dim=1)
@@ -101,23 +101,23 @@ def test_it_is_a_module_that_is_saved_and_trained() -> None:
     assert torch.equal(first(["cat"]), second(["cat"]))
     first(["cat", "two dogs"]).sum().backward()
     assert all(parameter.grad is not None for parameter in first.parameters())
-    layers = [build_text(WordsConfig(width=32, depth=2, heads=2), 4).layers[i].linear1.weight for i in range(2)]
+    layers = [build_text(NGramTextConfig(width=32, depth=2, heads=2), 4).layers[i].linear1.weight for i in range(2)]
     assert not torch.equal(*layers)  # torch's own stack copies one layer, so all start alike
 
 
 def test_configurations_come_from_text() -> None:
     adapter = TypeAdapter(TextConfig)
-    assert adapter.validate_python({}) == WordsConfig()
-    assert adapter.validate_python({"kind": "words", "width": 64}) == WordsConfig(width=64)
+    assert adapter.validate_python({}) == NGramTextConfig()
+    assert adapter.validate_python({"kind": "words", "width": 64}) == NGramTextConfig(width=64)
     clip = adapter.validate_python({"kind": "open_clip", "name": "ViT-B-32/openai"})
     assert clip == OpenClipTextConfig(name="ViT-B-32/openai")
-    assert isinstance(build_text(WordsConfig(), 4), Words)
+    assert isinstance(build_text(NGramTextConfig(), 4), NGramTextEncoder)
 
 
 def test_bad_options_are_named(tmp_path) -> None:
     for options, words in (({"width": 0}, "width=0: expected at least 1"), ({"heads": 3}, "width=128: .*heads=3")):
         with pytest.raises(ValueError, match=words):
-            WordsConfig(**options)
+            NGramTextConfig(**options)
     with pytest.raises(ValueError, match="dim=0: expected at least 1"):
         build_text(SMALL, 0)
     with pytest.raises(ValueError, match=r"weights=.*'words' is trained from scratch"):

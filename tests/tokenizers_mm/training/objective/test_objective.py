@@ -19,7 +19,7 @@ from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.nets.discriminators import PatchConfig, build_discriminator
 from tokenizers_mm.semantics import Semantics
-from tokenizers_mm.towers import TowerConfig, WordsConfig
+from tokenizers_mm.towers import NGramTextConfig, TowerConfig
 from tokenizers_mm.training.loop import NonFiniteLoss, TrainConfig, train
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
 from tokenizers_mm.training.objective.balance import Balance
@@ -199,7 +199,7 @@ t.run(Path(sys.argv[2]), t.PAIRED[0], t.objective_of(t.PAIRED[1], **t.PAIRED[2])
 PAIRED = (
     replace(CONFIG, learning_rate=1e-4, steps=5),
     replace(FULL, text=0.2),
-    {"semantic": SemanticConfig(dim=8, text=WordsConfig(width=8, depth=1, heads=2))},
+    {"semantic": SemanticConfig(dim=8, text=NGramTextConfig(width=8, depth=1, heads=2))},
 )
 
 
