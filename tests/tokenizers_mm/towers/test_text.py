@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from tokenizers_mm.towers import NGramTextConfig, OpenClipTextConfig, TextConfig, Words, build_text
+from tokenizers_mm.towers import NGramTextConfig, NGramTextEncoder, OpenClipTextConfig, TextConfig, build_text
 from tokenizers_mm.towers.text import pieces_of, words_of
 
 SMALL = NGramTextConfig(width=32, depth=1, heads=2, buckets=1024)
