@@ -52,19 +52,19 @@ def _opening(comparison: Comparison) -> Page:
     tokenizers, settings = comparison.tokenizers, comparison.settings
     several = len(tokenizers) > 1
     size = "at their own sizes" if settings.size is None else f"of {settings.size} × {settings.size} pixels"
-    lede = [
+    summary = [
         f"{_NUMBERS[len(tokenizers)]} tokenizer{'s were' if several else ' was'} given "
         f"{'the same ' if several else ''}{comparison.count:,} images {size} ({comparison.title})."
     ]
-    lede += [f"{line[0].upper()}{line[1:]}." for line in comparison.tokenizers[0].evaluation.left_out_text]
+    summary += [f"{line[0].upper()}{line[1:]}." for line in comparison.tokenizers[0].evaluation.left_out_text]
     facts = [(f"{comparison.count:,}", "images measured")]
     for sentence, fact in headlines(tokenizers):
-        lede.append(sentence)
+        summary.append(sentence)
         facts.append(fact)
     titles = ", ".join(one.entry.name for one in tokenizers)
-    kicker = f"tokenizers-mm {comparison.environment['tokenizers-mm']} · tmm compare"
+    eyebrow = f"tokenizers-mm {comparison.environment['tokenizers-mm']} · tmm compare"
     page = Page(
-        f"Side by side: {titles}" if len(titles) < 80 else "Tokenizers side by side", " ".join(lede), kicker=kicker
+        f"Side by side: {titles}" if len(titles) < 80 else "Tokenizers side by side", " ".join(summary), eyebrow=eyebrow
     )
     environment = comparison.environment
     page.footer(" · ".join(f"{name} {value}" for name, value in environment.items()))

@@ -9,7 +9,7 @@ from recipes.compare.codecs import at_rate
 from recipes.compare.measure import Comparison, Measured
 from recipes.compare.ranking import counted_rate, in_digits
 from tokenizers_mm.measure import Measurement
-from tokenizers_mm.report import Cell, Noted
+from tokenizers_mm.report import Cell, WithNote
 
 __all__ = ["Block", "codec_note", "codec_table", "figure_tables", "how_made", "protocol_blocks", "tokenizer_table"]
 
@@ -167,7 +167,7 @@ def _column(tokenizers: Sequence[Measured], name: str) -> list[Cell]:
             cells.append(None)
             continue
         _, _, rest = m.unit.partition(", ")
-        cells.append(Noted(m.text if large else m.value, "; ".join(filter(None, (how_made(m), rest)))))
+        cells.append(WithNote(m.text if large else m.value, "; ".join(filter(None, (how_made(m), rest)))))
     return cells
 
 

@@ -110,17 +110,17 @@ def _picture(folder: Path, name: str) -> Pixels:
 def _opening(findings: Findings, pictures: Pictures, histories: Mapping[str, History]) -> Page:
     reached, targets = findings.targets()
     steps = max((int(rows[-1]["step"]) for rows in histories.values() if rows), default=0)
-    lede = (
+    summary = (
         f"One command trained four tokenizers and two generators from nothing, on {findings.environment['cores']} CPU "
         f"cores, and measured them on pictures they had never seen. They reached {reached} of {targets} targets"
         f"{'; those they missed are marked' if reached < targets else ''}."
     )
     if steps < _FEW_STEPS:
-        lede += f" This was a quick run of {steps} steps: it shows that the path works, not what it can learn."
+        summary += f" This was a quick run of {steps} steps: it shows that the path works, not what it can learn."
     page = Page(
         "Pictures in, tokens out, pictures back: measured on this machine",
-        lede,
-        kicker=f"tokenizers-mm {findings.environment['tokenizers-mm']} · tmm demo",
+        summary,
+        eyebrow=f"tokenizers-mm {findings.environment['tokenizers-mm']} · tmm demo",
     )
     original, tokens, decoded = (pictures(f"china_{name}") for name in ("original", "tokens", "fsq"))
     height, width = original.shape[:2]

@@ -34,7 +34,7 @@ from tokenizers_mm.models.autoencoder import AutoencoderConfig
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.query import QueryConfig
 from tokenizers_mm.nets.transformer import TransformerConfig
-from tokenizers_mm.report.page import Noted
+from tokenizers_mm.report.page import WithNote
 from tokenizers_mm.report.picture import Pixels
 
 NET = ConvConfig(channels=8, multipliers=(1,), blocks=1, patch=8, norm="rms")
@@ -134,7 +134,7 @@ def test_tables_have_a_row_each_and_dashes_for_what_was_not_measured(comparison:
     reconstruction = tables["Reconstruction"]
     assert reconstruction.columns[1] == "PSNR, dB"
     cell = reconstruction.rows[0][1]
-    assert isinstance(cell, Noted)
+    assert isinstance(cell, WithNote)
     assert cell.cell == comparison.tokenizers[0].value("PSNR")
     assert cell.note.startswith("12 images: tones; resized shorter side to 32")
     assert reconstruction.rows[2][1:] == (None,) * (len(reconstruction.columns) - 1)

@@ -20,7 +20,7 @@ from typing import Self
 from tokenizers_mm.report.chart import Points, line_chart, scatter_chart
 from tokenizers_mm.report.picture import Pixels, false_colour, picture
 
-__all__ = ["Cell", "Noted", "Page", "Share", "false_colour"]
+__all__ = ["Cell", "WithNote", "Page", "Share", "false_colour"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _ARROW = (
@@ -43,7 +43,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Noted:
+class WithNote:
     """A table cell that says more where the pointer rests; a keyboard or paper has no pointer, so say it below too."""
 
     cell: str | int | float
@@ -51,17 +51,17 @@ class Noted:
 
 
 _Plain = str | int | float | bool | Share | None
-Cell = _Plain | Noted
+Cell = _Plain | WithNote
 
 
 class Page:
     """Collects blocks from top to bottom; every method returns the page, `write` ends it.
 
-    title  one statement;  lede  what it means, in two or three sentences;  kicker  a short line above
+    title  one statement;  summary  what it means, in two or three sentences;  eyebrow  a short line above
     """
 
-    def __init__(self, title: str, lede: str, *, kicker: str = "") -> None:
-        self.title, self.lede, self.kicker = title, lede, kicker
+    def __init__(self, title: str, summary: str, *, eyebrow: str = "") -> None:
+        self.title, self.summary, self.eyebrow = title, summary, eyebrow
         self._head: list[str] = []
         self._body: list[str] = []
         self._sections: list[str] = []
@@ -151,7 +151,7 @@ class Page:
         for row in rows:
             if len(row) != len(columns):
                 raise ValueError(f"row {list(row)} has {len(row)} cells for {len(columns)} columns")
-        plain = [[cell.cell if isinstance(cell, Noted) else cell for cell in row] for row in rows]
+        plain = [[cell.cell if isinstance(cell, WithNote) else cell for cell in row] for row in rows]
         kinds = [' class="number"' if _numeric([row[i] for row in plain]) else "" for i in range(len(columns))]
         decimals = [_decimals([row[i] for row in plain]) for i in range(len(columns))]
         head = "".join(f"<th{kind}>{_text(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
@@ -226,15 +226,15 @@ class Page:
             f'<a href="#s{number}"><span>{number}</span>{_text(title)}</a>'
             for number, title in enumerate(self._sections, 1)
         )
-        kicker = f'<p class="kicker">{_text(self.kicker)}</p>' if self.kicker else ""
+        eyebrow = f'<p class="eyebrow">{_text(self.eyebrow)}</p>' if self.eyebrow else ""
         body = "".join(self._body) + ("</section>" if self._sections else "")
         footer = "".join(f"<p>{_text(line)}</p>" for line in self._footer)
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>\n{style}</style></head>\n<body><main><header>{kicker}"
-            f'<h1>{_text(self.title)}</h1><p class="lede">{_text(self.lede)}</p><nav>{links}</nav>'
+            f"<title>{escape(self.title)}</title><style>\n{style}</style></head>\n<body><main><header>{eyebrow}"
+            f'<h1>{_text(self.title)}</h1><p class="summary">{_text(self.summary)}</p><nav>{links}</nav>'
             f"{''.join(self._head)}</header>\n{body}</main>\n<footer>{footer}</footer>"
             '<dialog aria-label="Picture, enlarged"><img alt=""><p><b></b><small>← → to flip, Esc to close</small></p>'
             f"</dialog><script>\n{script}</script></body></html>\n"
@@ -271,8 +271,8 @@ def _mark(mark: bool | None, words: tuple[str, str] = ("", "")) -> str:
     return f'<span class="mark {kind}"{label}>{sign} {word}</span> '
 
 
-def _cell(cell: str | int | float | bool | Share | Noted, decimals: int) -> str:
-    if isinstance(cell, Noted):
+def _cell(cell: str | int | float | bool | Share | WithNote, decimals: int) -> str:
+    if isinstance(cell, WithNote):
         return f'<span title="{escape(cell.note)}">{_cell(cell.cell, decimals)}</span>'
     if isinstance(cell, bool):
         return _mark(cell, ("reached", "missed"))

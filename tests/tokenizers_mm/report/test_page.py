@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenizers_mm.report.page import Cell, Noted, Page, Share, false_colour
+from tokenizers_mm.report.page import Cell, Page, Share, WithNote, false_colour
 from tokenizers_mm.report.picture import Pixels
 
 VOID = {"meta", "img", "path", "line", "polyline", "br"}
@@ -60,7 +60,7 @@ def picture(height: int = 32, width: int = 32, seed: int = 0) -> Pixels:
 @pytest.fixture
 def page() -> Page:
     """A page with every component, and hostile text in every place that takes text."""
-    page = Page(NASTY, NASTY, kicker=NASTY)
+    page = Page(NASTY, NASTY, eyebrow=NASTY)
     page.strip([(picture(), NASTY, NASTY), (false_colour(np.arange(16).reshape(4, 4)), NASTY, NASTY)])
     page.facts([("27.2 dB", NASTY), (NASTY, "b")])
     page.section(NASTY, NASTY).heading(NASTY, NASTY).text(NASTY)
@@ -69,7 +69,7 @@ def page() -> Page:
     page.section("Second").table([NASTY, "n", "done"], [[NASTY, 1.5, True], ["b", Share(0.5, 0.9), False]], note=NASTY)
     page.lines({NASTY: [(0, 1), (1, 2)]}, NASTY, NASTY, title=NASTY, target=1.5)
     page.scatter({NASTY: [(1, 1), (2, 2)]}, NASTY, NASTY, title=NASTY, lines={"c": [(1, 1), (2, 2)]}, level=(NASTY, 1))
-    page.table([NASTY], [[Noted(NASTY, NASTY)]])
+    page.table([NASTY], [[WithNote(NASTY, NASTY)]])
     page.code(f"# {NASTY}\n{NASTY}").details(NASTY, {NASTY: NASTY})
     return page.footer(NASTY)
 
@@ -221,7 +221,7 @@ def test_curves_are_cut_off_where_the_axes_end() -> None:
 
 
 def test_noted_cells_say_more_and_are_numbers_all_the_same() -> None:
-    html = Page("t", "l").section("s").table(["x"], [[Noted(1.25, "of 3")], [Noted(0.5, "of 4")], [None]]).html()
+    html = Page("t", "l").section("s").table(["x"], [[WithNote(1.25, "of 3")], [WithNote(0.5, "of 4")], [None]]).html()
     assert re.findall(r'<td class="number">(.*?)</td>', html) == [
         '<span title="of 3">1.25</span>',
         '<span title="of 4">0.50</span>',
