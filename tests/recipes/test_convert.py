@@ -117,8 +117,8 @@ def test_an_object_of_ours_is_written_and_no_other(plain, tmp_path):
     assert "becomes 64 positions" in said
     assert load(tmp_path / "ours").spec == plain.autoencoder().spec
     for arguments, message in (
-        (["plain_tokenizers:Pool"], "Pool: only tokenizers of the kinds autoencoder, tower, fused can be saved"),
-        (["plain_tokenizers:Pool", "--to", "diffusers"], "Pool: only tokenizers of the kinds"),
+        (["plain_tokenizers:Pool"], "Pool: cannot be saved, its class lacks kind, provenance, options"),
+        (["plain_tokenizers:Pool", "--to", "diffusers"], "Pool: cannot be saved"),
         (["plain_tokenizers:autoencoder", "--family", "sd"], "--family sd: plain_tokenizers:autoencoder is made alr"),
         (["plain_tokenizers:autoencoder", "--set", "dtype=x"], "dtype=x: plain_tokenizers:autoencoder is made already"),
     ):

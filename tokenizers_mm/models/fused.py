@@ -26,7 +26,7 @@ from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.models.autoencoder import Autoencoder
 from tokenizers_mm.models.fused_config import FusedConfig, Half, How
 from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_spec
-from tokenizers_mm.saving import CardFacts, HubMixin, Source, check_saved, content, describe
+from tokenizers_mm.saving import CardFacts, CardSource, HubMixin, check_saved, content, describe
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
 from tokenizers_mm.towers import Tower, weight_count
 from tokenizers_mm.traits import downsampling_of, quantizer_of, takes_one_size
@@ -200,7 +200,7 @@ class Fused(nn.Module, HubMixin):
         """What stands on its model card beside its geometry: both halves, and the sources of both."""
         about = {name: check_saved(half).card() for name, half in self._halves()}
         titles = {f"{name} half": half.title for name, half in about.items()}
-        own = (Source(provenance=self.provenance),)
+        own = (CardSource(provenance=self.provenance),)
         of_halves = (
             replace(source, part=f"{source.part} of the {name} half")
             for name, half in about.items()

@@ -18,8 +18,8 @@ from tokenizers_mm.saving.object_state import object_digest as object_digest
 from tokenizers_mm.saving.pretrained import HubMixin as HubMixin
 from tokenizers_mm.saving.saved import (
     CardFacts as CardFacts,
+    CardSource as CardSource,
     Saved as Saved,
-    Source as Source,
     check_saved as check_saved,
     describe as describe,
 )

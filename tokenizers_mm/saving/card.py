@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor
 
 from tokenizers_mm.api import TokenSpec
-from tokenizers_mm.saving.saved import CardFacts, Saved, Source, check_saved
+from tokenizers_mm.saving.saved import CardFacts, CardSource, Saved, check_saved
 from tokenizers_mm.traits import downsampling_of, takes_one_size
 
 __all__ = ["content", "is_generated", "latent_statistics", "model_card", "title_of"]
@@ -123,7 +123,7 @@ def _geometry(tokenizer: Saved) -> dict[str, str]:
     }
 
 
-def _source(source: Source) -> str:
+def _source(source: CardSource) -> str:
     """Where the weights of a part come from."""
     provenance, heading = source.provenance, f"\n## Source{source.part}\n\n"
     if provenance is None:

@@ -25,6 +25,8 @@ __all__ = ["object_digest", "qualified_name"]
 
 _WRITTEN_OUT = (bool, int, float, complex, str, bytes, bytearray, range, slice, PurePath, torch.dtype, type(...))
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType, functools._lru_cache_wrapper, np.ufunc)
+# Modules of tokenizers of ours around others, under the names that older fingerprints were made with.
+_FORMERLY = {"tokenizers_mm.models.fused": "tokenizers_mm.fused", "tokenizers_mm.models.tiled": "tokenizers_mm.tiled"}
 # What torch keeps in every module beside its contents: mode and hooks; and what compilation leaves there.
 _COMPILATION = {"_compiled_call_impl", "_is_torch_compile"}
 _BOOKKEEPING = (vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}) | _COMPILATION
@@ -42,8 +44,9 @@ def object_digest(value: object, known: Callable[[object], str | None] = lambda 
 
 
 def qualified_name(value: Any) -> str:
-    """Module and name of a class or function."""
-    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    """Module and name of a class or function; the module's first name where one of ours has moved since."""
+    module = getattr(value, "__module__", "")
+    return f"{_FORMERLY.get(module, module)}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def _sha(*parts: Any) -> bytes:

@@ -11,11 +11,11 @@ from torch import Tensor
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.weights import CheckpointError, Provenance
 
-__all__ = ["CardFacts", "Saved", "Source", "check_saved", "describe", "is_saved"]
+__all__ = ["CardFacts", "CardSource", "Saved", "check_saved", "describe", "is_saved"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CardSource:
     """Where the weights of a tokenizer, or of a part of it, come from.
 
     part  which one, as headings go on: " of the semantic half"; nothing for the whole
@@ -42,7 +42,7 @@ class CardFacts:
     title: str
     tag: str
     facts: Mapping[str, str]
-    sources: tuple[Source, ...]
+    sources: tuple[CardSource, ...]
     decodes: bool = True
     reads_texts: bool = False
     sections: tuple[str, ...] = field(default=())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.config import parse
-from tokenizers_mm.saving import CardFacts, HubMixin, Source
+from tokenizers_mm.saving import CardFacts, CardSource, HubMixin
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers.clip_network import ClipNetwork, clip_tower
 from tokenizers_mm.towers.frozen import freeze
@@ -230,7 +230,7 @@ class Tower(nn.Module, HubMixin):
             title=f"Image features: vectors of {self.spec.dim} channels",
             tag=self.kind,
             facts=facts,
-            sources=(Source(provenance=self.provenance, made=f"Weights of {self.name}."),),
+            sources=(CardSource(provenance=self.provenance, made=f"Weights of {self.name}."),),
             decodes=False,
             reads_texts=hasattr(self, "text_features"),
         )

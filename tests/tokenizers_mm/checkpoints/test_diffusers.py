@@ -510,12 +510,10 @@ def test_a_folder_is_replaced_only_if_it_is_diffusers_and_whole(tmp_path, monkey
 
 
 def test_a_wrapped_tokenizer_saves_in_our_format_too(tmp_path):
-    from tokenizers_mm.saving import folder as native
-
     for name in LIVE:
         tokenizer = from_diffusers(live(name))
-        native.save(tokenizer, tmp_path / "ours")
-        again = native.load(tmp_path / "ours")
+        save(tokenizer, tmp_path / "ours")
+        again = load(tmp_path / "ours")
         assert fingerprint(again) == fingerprint(tokenizer)
         assert again.provenance == tokenizer.provenance
 
