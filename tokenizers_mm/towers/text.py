@@ -1,10 +1,10 @@
 """Text encoders: captions -> one vector each, trained from scratch or taken from open_clip.
 
 Bojanowski et al., "Enriching Word Vectors with Subword Information", arXiv 1607.04606: a word is the mean of vectors of
-its character pieces and of itself, looked up by hash. There is no vocabulary to fit, and a word never seen in training
-shares pieces with words that were.
+its character n-grams and of itself, looked up by hash. There is no vocabulary to fit, and a word never seen in training
+shares n-grams with words that were.
 
-Shape letters: B batch, W words, P pieces of all words, E width, D channels of the result.
+Shape letters: B batch, W words, P n-grams of all words, E width, D channels of the result.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tokenizers_mm.blocks import encoder_layer
 from tokenizers_mm.towers.captions import checked_captions
 from tokenizers_mm.towers.clip_text import OpenClipText, OpenClipTextConfig
 
-__all__ = ["TextConfig", "NGramTextEncoder", "NGramTextConfig", "build_text", "pieces_of"]
+__all__ = ["NGramTextConfig", "NGramTextEncoder", "TextConfig", "build_text", "ngrams_of"]
 
-_PIECES = (3, 4)  # characters of a piece
+_NGRAMS = (3, 4)  # characters of an n-gram
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NGramTextConfig:
-    """A small transformer over words, trained from scratch.
+    """A small transformer over bags of character n-grams, one a word, trained from scratch.
 
     width, depth, heads  of the transformer; without layers (depth 0) words are averaged as they are
     words                of a caption that are read; what comes after is not
-    buckets              rows of the table of pieces: pieces whose hashes agree share a vector
+    buckets              rows of the table of n-grams: those whose hashes agree share a vector
     """
 
     kind: Literal["words"] = "words"
@@ -59,14 +59,14 @@ class NGramTextConfig:
 
 
 class NGramTextEncoder(nn.Module):
-    """Captions to vectors [B, dim]: words by their pieces, a transformer over them, the mean of its outputs."""
+    """Captions to vectors [B, dim]: words by their character n-grams, a transformer over them, the mean of its outputs."""
 
     def __init__(self, config: NGramTextConfig, dim: int) -> None:
         super().__init__()
         self.config, self.dim = config, dim
         self.pieces = nn.EmbeddingBag(config.buckets, config.width, mode="mean")
         self.positions_WE = nn.Parameter(torch.empty(config.words, config.width))
-        nn.init.normal_(self.pieces.weight, std=0.1)  # the mean of a word's ten or so pieces is three times smaller
+        nn.init.normal_(self.pieces.weight, std=0.1)  # the mean of a word's ten or so n-grams is three times smaller
         nn.init.normal_(self.positions_WE, std=0.02)
         layers = (encoder_layer(config.width, config.heads) for _ in range(config.depth))
         self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(config.width)
@@ -88,9 +88,9 @@ class NGramTextEncoder(nn.Module):
         device = self.positions_WE.device
         longest = max(map(len, words))
         real_BW = torch.tensor([[i < len(row) for i in range(longest)] for row in words], device=device)
-        rows = [pieces_of(word, self.config.buckets) for row in words for word in row]
+        rows = [ngrams_of(word, self.config.buckets) for row in words for word in row]
         offsets = torch.tensor([0, *map(len, rows[:-1])], device=device).cumsum(0)
-        ids_P = torch.tensor([piece for row in rows for piece in row], device=device)
+        ids_P = torch.tensor([ngram for row in rows for ngram in row], device=device)
         flat = self.pieces(ids_P, offsets)
         h_BWE = flat.new_zeros(*real_BW.shape, self.config.width)
         h_BWE = h_BWE.masked_scatter(real_BW[..., None], flat)
@@ -103,11 +103,11 @@ def words_of(caption: str) -> list[str]:
 
 
 @lru_cache(maxsize=65_536)
-def pieces_of(word: str, buckets: int) -> tuple[int, ...]:
-    """Rows of the table for a word: its pieces, with its ends marked, and the whole word; the same in every process."""
+def ngrams_of(word: str, buckets: int) -> tuple[int, ...]:
+    """Rows of the table for a word: its n-grams, with its ends marked, and the whole word; the same in every process."""
     marked = f"<{word}>"
-    pieces = {marked[i : i + n] for n in _PIECES for i in range(len(marked) - n + 1)} | {marked}
-    return tuple(sorted(zlib.crc32(piece.encode()) % buckets for piece in pieces))
+    ngrams = {marked[i : i + n] for n in _NGRAMS for i in range(len(marked) - n + 1)} | {marked}
+    return tuple(sorted(zlib.crc32(ngram.encode()) % buckets for ngram in ngrams))
 
 
 def _kind(config: Any) -> Any:

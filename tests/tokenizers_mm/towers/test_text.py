@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from tokenizers_mm.towers import NGramTextConfig, NGramTextEncoder, OpenClipTextConfig, TextConfig, build_text
-from tokenizers_mm.towers.text import pieces_of, words_of
+from tokenizers_mm.towers.text import ngrams_of, words_of
 
 SMALL = NGramTextConfig(width=32, depth=1, heads=2, buckets=1024)
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -19,10 +19,10 @@ def test_words_and_pieces() -> None:
     assert words_of("Grinning Face, with ＢＩＧ eyes!") == ["grinning", "face", ",", "with", "big", "eyes", "!"]
     assert words_of("☃") == ["☃"]
     # The hash is that of the bytes: the same in every process and on every machine.
-    assert pieces_of("cat", 8192) == (703, 936, 1983, 3148, 6492, 6713)
-    assert pieces_of("a", 8192) == pieces_of("a", 8192)
-    assert len(pieces_of("a", 8192)) == 1
-    assert len(set(pieces_of("cats", 8192)) & set(pieces_of("cat", 8192))) >= 2
+    assert ngrams_of("cat", 8192) == (703, 936, 1983, 3148, 6492, 6713)
+    assert ngrams_of("a", 8192) == ngrams_of("a", 8192)
+    assert len(ngrams_of("a", 8192)) == 1
+    assert len(set(ngrams_of("cats", 8192)) & set(ngrams_of("cat", 8192))) >= 2
 
 
 @pytest.mark.parametrize("training", [False, True])
