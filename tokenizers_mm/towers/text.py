@@ -59,7 +59,7 @@ class NGramTextConfig:
 
 
 class NGramTextEncoder(nn.Module):
-    """Captions to vectors [B, dim]: words by their character n-grams, a transformer over them, the mean of its outputs."""
+    """Captions to vectors [B, dim]: words by their n-grams, a transformer over them, the mean of its outputs."""
 
     def __init__(self, config: NGramTextConfig, dim: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ def words_of(caption: str) -> list[str]:
 
 @lru_cache(maxsize=65_536)
 def ngrams_of(word: str, buckets: int) -> tuple[int, ...]:
-    """Rows of the table for a word: its n-grams, with its ends marked, and the whole word; the same in every process."""
+    """Rows of the table for a word: its n-grams, ends marked, and the whole word; the same in every process."""
     marked = f"<{word}>"
     ngrams = {marked[i : i + n] for n in _NGRAMS for i in range(len(marked) - n + 1)} | {marked}
     return tuple(sorted(zlib.crc32(ngram.encode()) % buckets for ngram in ngrams))
