@@ -252,9 +252,9 @@ def _diversity(drawing: Drawing, bench: Bench, record: str) -> Figure:
     count = len(drawing.alike) // len(labels)
     rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:count] for label in labels])
     pairs = drawing.alike.numpy(), bench.real.images[rows] / 127.5 - 1
-    drawn, real = (images.reshape(len(labels), count, -1).var(1, ddof=1).mean() for images in pairs)
+    ours, real = (images.reshape(len(labels), count, -1).var(1, ddof=1).mean() for images in pairs)
     low, high = DIVERSITY_RANGE
-    return Figure(value=float(drawn / real), unit="", protocol=record, at_least=low, at_most=high)
+    return Figure(value=float(ours / real), unit="", protocol=record, at_least=low, at_most=high)
 
 
 def _alike(samples: int) -> int:
