@@ -18,12 +18,12 @@ from recipes.gates import (
     Example,
     Figure,
     Findings,
-    draw_pictures,
-    make_bench,
+    draw_samples,
+    make_evaluator,
     measure_captions,
     measure_copies_control,
-    measure_drawing,
     measure_photos,
+    measure_samples,
     measure_stores,
     measure_tokenizer,
     merge,
@@ -80,21 +80,21 @@ def _measure(
     progress: Callable[[str], None],
 ) -> list[Findings]:
     """All parts, measured side by side: the longest task, and the judge that others wait for, come first."""
-    flow = pool.submit(draw_pictures, folder, "flow", samples, progress)
-    judge = pool.submit(make_bench, folder, judge_steps, progress)
-    autoregressive = pool.submit(draw_pictures, folder, "ar", samples, progress)
+    flow = pool.submit(draw_samples, folder, "flow", samples, progress)
+    judge = pool.submit(make_evaluator, folder, judge_steps, progress)
+    autoregressive = pool.submit(draw_samples, folder, "ar", samples, progress)
     others = [
         pool.submit(measure_photos, folder, network, progress),
         pool.submit(measure_captions, folder, samples, progress),
         pool.submit(measure_stores, folder),
     ]
-    bench = judge.result()
-    ceilings = {name: pool.submit(measure_tokenizer, folder, name, bench, progress) for name in TOKENIZERS}
-    others += [*ceilings.values(), pool.submit(measure_copies_control, bench)]
-    for drawing in (autoregressive.result(), flow.result()):
-        ceiling = ceilings[GENERATORS[drawing.name]].result()
-        others.append(pool.submit(measure_drawing, drawing, bench, ceiling))
-    return [bench.findings, *(part.result() for part in others)]
+    evaluator = judge.result()
+    ceilings = {name: pool.submit(measure_tokenizer, folder, name, evaluator, progress) for name in TOKENIZERS}
+    others += [*ceilings.values(), pool.submit(measure_copies_control, evaluator)]
+    for drawn in (autoregressive.result(), flow.result()):
+        ceiling = ceilings[GENERATORS[drawn.name]].result()
+        others.append(pool.submit(measure_samples, drawn, evaluator, ceiling))
+    return [evaluator.findings, *(part.result() for part in others)]
 
 
 def _require_runs(folder: Path) -> None:

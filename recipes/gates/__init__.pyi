@@ -3,10 +3,10 @@ from recipes.gates.generators import (
     GENERATORS as GENERATORS,
     NAMES as NAMES,
     SAMPLING as SAMPLING,
-    draw_pictures as draw_pictures,
+    draw_samples as draw_samples,
     measure_captions as measure_captions,
     measure_copies_control as measure_copies_control,
-    measure_drawing as measure_drawing,
+    measure_samples as measure_samples,
 )
 from recipes.gates.photos import (
     CODECS as CODECS,
@@ -17,7 +17,7 @@ from recipes.gates.photos import (
 )
 from recipes.gates.shapes import (
     CONTROLS as CONTROLS,
-    make_bench as make_bench,
+    make_evaluator as make_evaluator,
     measure_stores as measure_stores,
     measure_tokenizer as measure_tokenizer,
 )

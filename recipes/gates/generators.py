@@ -19,7 +19,7 @@ from torch import Tensor
 import backbones
 from backbones import Autoregressive, Flow
 from recipes.gates.figures import Example, Figure, Findings, merge
-from recipes.gates.shapes import CEILING_GATE, Bench, as_images, chance_range, control, save_stack
+from recipes.gates.shapes import CEILING_GATE, Evaluator, as_images, chance_range, control, save_stack
 from recipes.inputs import trained_precision
 from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.sets import ATTRIBUTES, Shapes
@@ -31,11 +31,11 @@ __all__ = [
     "GENERATORS",
     "NAMES",
     "SAMPLING",
-    "Drawing",
-    "draw_pictures",
+    "DrawnSamples",
+    "draw_samples",
     "measure_captions",
     "measure_copies_control",
-    "measure_drawing",
+    "measure_samples",
 ]
 
 # Generator -> tokenizer that its tokens belong to.
@@ -55,7 +55,7 @@ _CONTROL_RATIO = 0.1
 _LONGEST = 1 + max(len(" ".join(words)) for words in product(*ATTRIBUTES.values()))
 
 
-def fresh(count: int) -> dict[str, Shapes]:
+def unseen_shapes(count: int) -> dict[str, Shapes]:
     """Images nobody has seen: of combinations that were trained on, and of combinations held out."""
     return {name: Shapes(count, seed, split) for name, (seed, split) in _SEEDS.items()}  # type: ignore[arg-type]
 
@@ -64,14 +64,16 @@ def fresh(count: int) -> dict[str, Shapes]:
 def measure_captions(folder: Path, samples: int, progress: Callable[[str], None]) -> Findings:
     """Image -> caption by the autoregressive generator, greedily, on `samples` fresh images of each split."""
     progress(f"shapes_ar: writes captions of {samples} seen and {samples} held-out combinations")
-    artist, record = _load(folder, "ar"), "Captions written"
-    if not isinstance(artist.generator, Autoregressive):
-        raise ValueError(f"{folder / 'shapes_ar'}: holds a {artist.generator.kind} generator, which writes no captions")
+    sampler, record = _load(folder, "ar"), "Captions written"
+    if not isinstance(sampler.generator, Autoregressive):
+        raise ValueError(
+            f"{folder / 'shapes_ar'}: holds a {sampler.generator.kind} generator, which writes no captions"
+        )
     figures, pictures = {}, []
     examples: list[Example] = []
-    for split, shapes in fresh(samples).items():
+    for split, shapes in unseen_shapes(samples).items():
         image_BCHW = as_images(shapes)
-        written = artist.generator.caption(artist.codec.encode(image_BCHW), max_length=_LONGEST)
+        written = sampler.generator.caption(sampler.codec.encode(image_BCHW), max_length=_LONGEST)
         right = [a == b for a, b in zip(written, shapes.captions, strict=True)]
         gate = CAPTION_GATES[split]
         figures[f"captions/{split}"] = Figure(value=_mean(right), unit="share", protocol=record, at_least=gate)
@@ -82,8 +84,8 @@ def measure_captions(folder: Path, samples: int, progress: Callable[[str], None]
         pictures.append(image_BCHW[:_SHOWN_HALF])
     save_stack(folder, "captions", torch.cat(pictures))
     protocol = {
-        "generator": str(artist.generator.config),
-        "tokenizer": fingerprint(artist.codec),
+        "generator": str(sampler.generator.config),
+        "tokenizer": fingerprint(sampler.codec),
         "images": _images_words(samples),
         "match": "greedy caption equal to the true one, every byte",
         "control": "the same captions against those of other images",
@@ -98,7 +100,7 @@ def _shuffled_captions(written: Sequence[str], captions: Sequence[str], record: 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Drawing:
+class DrawnSamples:
     """What a generator drew, float images in [-1, 1].
 
     halves   real images of the captions asked for: seen combinations, then held-out ones
@@ -116,68 +118,68 @@ class Drawing:
 
 
 @torch.no_grad()
-def draw_pictures(folder: Path, name: str, samples: int, progress: Callable[[str], None]) -> Drawing:
+def draw_samples(folder: Path, name: str, samples: int, progress: Callable[[str], None]) -> DrawnSamples:
     """Let run shapes_NAME draw `samples` pictures, half of them of held-out combinations, and those of the controls."""
     progress(f"shapes_{name}: draws {samples} pictures, half of them of held-out combinations")
-    artist, halves = _load(folder, name), fresh(samples // 2)
+    sampler, halves = _load(folder, name), unseen_shapes(samples // 2)
     captions = [caption for shapes in halves.values() for caption in shapes.captions]
     few = [caption for shapes in halves.values() for caption in shapes.captions[:_ALIKE_HALF]]
-    drawing = Drawing(
+    drawn = DrawnSamples(
         name=name,
-        protocol=artist.protocol() | {"captions": _images_words(samples // 2), "samples": f"{samples}, none left out"},
+        protocol=sampler.protocol() | {"captions": _images_words(samples // 2), "samples": f"{samples}, none left out"},
         halves=halves,
-        images=artist.draw(captions),
-        alike=artist.draw([caption for caption in few for _ in range(_alike(samples))], seed=2),
-        null=artist.draw([""] * min(samples, _NULL_IMAGES), seed=1, guidance=1.0),
+        images=sampler.draw(captions),
+        alike=sampler.draw([caption for caption in few for _ in range(_alike(samples))], seed=2),
+        null=sampler.draw([""] * min(samples, _NULL_IMAGES), seed=1, guidance=1.0),
     )
-    save_stack(folder, f"{name}_samples", drawing.images[_shown(samples)])
-    return drawing
+    save_stack(folder, f"{name}_samples", drawn.images[_shown(samples)])
+    return drawn
 
 
 @torch.no_grad()
-def measure_drawing(drawing: Drawing, bench: Bench, ceiling: Findings) -> Findings:
+def measure_samples(drawn: DrawnSamples, evaluator: Evaluator, ceiling: Findings) -> Findings:
     """Accuracy, controls, diversity and memorisation of what a generator drew.
 
     ceiling  what `measure_tokenizer` found about the tokenizer that decoded it
     """
-    name, captions = drawing.name, [text for shapes in drawing.halves.values() for text in shapes.captions]
-    target_NA = np.concatenate([shapes.attributes for shapes in drawing.halves.values()])
-    read_NA = bench.judge.predict(drawing.images)
+    name, captions = drawn.name, [text for shapes in drawn.halves.values() for text in shapes.captions]
+    target_NA = np.concatenate([shapes.attributes for shapes in drawn.halves.values()])
+    read_NA = evaluator.judge.predict(drawn.images)
     record = f"Shapes drawn: {NAMES[name].lower()}"
     protocol = {
-        **drawing.protocol,
+        **drawn.protocol,
         "target": f"{OF_CEILING:.0%} of the reconstruction ceiling, which counts as at least {CEILING_GATE:.0%}",
-        "judge": bench.judge_words,
+        "judge": evaluator.judge_words,
         "diversity": f"pixel variance among images of one caption, over real ones; {2 * _ALIKE_HALF} captions",
         "distance": "to the nearest training image in the judge's features: median, over that of fresh real images",
     }
-    real_BCHW = torch.cat([as_images(shapes) for shapes in drawing.halves.values()])
-    features = bench.judge.features
-    neighbours = memorisation(features(drawing.images), bench.train_TF, features(real_BCHW))
+    real_BCHW = torch.cat([as_images(shapes) for shapes in drawn.halves.values()])
+    features = evaluator.judge.features
+    neighbours = memorisation(features(drawn.images), evaluator.train_TF, features(real_BCHW))
     figures = {
         **_accuracies(name, read_NA, target_NA, ceiling, record),
         **_copy_figures(f"shapes/{name}", neighbours, record),
-        f"shapes/{name}/diversity": _diversity(drawing, bench, record),
+        f"shapes/{name}/diversity": _diversity(drawn, evaluator, record),
     }
     right_N = (read_NA == torch.from_numpy(target_NA)).all(1).tolist()
     shown = [Example(caption=captions[i], read=_words(read_NA[i]), right=right_N[i]) for i in _shown(len(captions))]
-    null_target_NA = np.random.default_rng(1).permutation(target_NA)[: len(drawing.null)]
-    null = {**drawing.protocol, "captions": "none: the null condition, guidance 1", "samples": len(drawing.null)}
+    null_target_NA = np.random.default_rng(1).permutation(target_NA)[: len(drawn.null)]
+    null = {**drawn.protocol, "captions": "none: the null condition, guidance 1", "samples": len(drawn.null)}
     return merge(
         [
             Findings(figures=figures, protocols={record: protocol}, examples={f"{name}_samples": shown}),
             control(f"{name}_shuffled", read_NA, target_NA, protocol, shuffle=True),
-            control(f"{name}_null", bench.judge.predict(drawing.null), null_target_NA, null),
+            control(f"{name}_null", evaluator.judge.predict(drawn.null), null_target_NA, null),
         ]
     )
 
 
 @torch.no_grad()
-def measure_copies_control(bench: Bench) -> Findings:
+def measure_copies_control(evaluator: Evaluator) -> Findings:
     """The memorisation check must call training images copies when they are handed in as if generated."""
     record = "Control: training images as if drawn"
-    test_TF = bench.judge.features(as_images(bench.test))
-    found = memorisation(bench.train_TF[: len(test_TF)], bench.train_TF, test_TF)
+    test_TF = evaluator.judge.features(as_images(evaluator.test))
+    found = memorisation(evaluator.train_TF[: len(test_TF)], evaluator.train_TF, test_TF)
     figures = {
         "control/copies/ratio": Figure(value=found.ratio, unit="", protocol=record, at_most=_CONTROL_RATIO),
         "control/copies/share": Figure(value=found.copies, unit="share", protocol=record, at_least=1.0),
@@ -195,7 +197,7 @@ def _copy_figures(path: str, found: Memorisation, record: str) -> dict[str, Figu
 
 
 @dataclass(frozen=True)
-class _Artist:
+class _Sampler:
     """A generator, and the tokenizer that turns its tokens into pixels."""
 
     name: str
@@ -223,10 +225,10 @@ class _Artist:
         }
 
 
-def _load(folder: Path, name: str) -> _Artist:
+def _load(folder: Path, name: str) -> _Sampler:
     codec = Autoencoder.from_pretrained(folder / f"shapes_{GENERATORS[name]}" / "tokenizer")
     run = folder / f"shapes_{name}"
-    return _Artist(name, backbones.load(run / "generator"), codec, trained_precision(run) == "bf16")
+    return _Sampler(name, backbones.load(run / "generator"), codec, trained_precision(run) == "bf16")
 
 
 def _accuracies(
@@ -246,12 +248,12 @@ def _accuracies(
     return figures
 
 
-def _diversity(drawing: Drawing, bench: Bench, record: str) -> Figure:
+def _diversity(drawn: DrawnSamples, evaluator: Evaluator, record: str) -> Figure:
     """Pixel variance among images of one caption, drawn over real, mean over captions."""
-    labels = [int(label) for shapes in drawing.halves.values() for label in shapes.labels[:_ALIKE_HALF]]
-    count = len(drawing.alike) // len(labels)
-    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:count] for label in labels])
-    pairs = drawing.alike.numpy(), bench.real.images[rows] / 127.5 - 1
+    labels = [int(label) for shapes in drawn.halves.values() for label in shapes.labels[:_ALIKE_HALF]]
+    count = len(drawn.alike) // len(labels)
+    rows = np.concatenate([np.flatnonzero(evaluator.real.labels == label)[:count] for label in labels])
+    pairs = drawn.alike.numpy(), evaluator.real.images[rows] / 127.5 - 1
     ours, real = (images.reshape(len(labels), count, -1).var(1, ddof=1).mean() for images in pairs)
     low, high = DIVERSITY_RANGE
     return Figure(value=float(ours / real), unit="", protocol=record, at_least=low, at_most=high)

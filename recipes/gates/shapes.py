@@ -30,11 +30,11 @@ from tokenizers_mm.store import CAPTIONS, TokenDataset
 __all__ = [
     "CEILING_GATE",
     "CONTROLS",
-    "Bench",
+    "Evaluator",
     "as_images",
     "chance_range",
     "control",
-    "make_bench",
+    "make_evaluator",
     "measure_stores",
     "measure_tokenizer",
     "save_stack",
@@ -56,7 +56,7 @@ _CHANCE_SIGMAS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Evaluator:
     """What everything that draws shapes is measured with.
 
     real      real images, at least 16 of every caption; the judge learned from them
@@ -75,7 +75,7 @@ class Bench:
     findings: Findings
 
 
-def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) -> Bench:
+def make_evaluator(folder: Path, judge_steps: int, progress: Callable[[str], None]) -> Evaluator:
     """Train the judge on real images and hold it against its own gate."""
     progress("judge: learns to read shapes from real images")
     real, test = Shapes(_JUDGE_IMAGES, 101, "all"), Shapes(_TEST_IMAGES, 102, "all")
@@ -95,7 +95,7 @@ def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) 
     }
     protocol = {"images": f"Shapes({_TEST_IMAGES}, seed=102, split='all')", "samples": _TEST_IMAGES, "judge": words}
     gate = Findings(figures=figures, protocols={record: protocol})
-    return Bench(
+    return Evaluator(
         judge=judge,
         judge_words=words,
         real=real,
@@ -107,12 +107,12 @@ def make_bench(folder: Path, judge_steps: int, progress: Callable[[str], None]) 
 
 
 @torch.no_grad()
-def measure_tokenizer(folder: Path, name: str, bench: Bench, progress: Callable[[str], None]) -> Findings:
+def measure_tokenizer(folder: Path, name: str, evaluator: Evaluator, progress: Callable[[str], None]) -> Findings:
     """Judge the reconstructions of run shapes_NAME: the ceiling of whatever is generated through it, and the floor."""
     progress(f"shapes_{name}: reconstructions, and decodes of random tokens")
     model = Autoencoder.from_pretrained(folder / f"shapes_{name}" / "tokenizer")
     record = f"Shapes reconstructed, {name.upper()}"
-    image_BCHW = as_images(bench.test)
+    image_BCHW = as_images(evaluator.test)
     parts = [model.encode(chunk) for chunk in torch.split(image_BCHW, _CHUNK)]
     decoded_BCHW = torch.cat([model.decode(part) for part in parts])
     save_stack(folder, f"shapes_{name}", decoded_BCHW[:_SHOWN])
@@ -120,7 +120,7 @@ def measure_tokenizer(folder: Path, name: str, bench: Bench, progress: Callable[
         f"shapes/{name}/{attribute}": Figure(
             value=value, unit="share", protocol=record, at_least=CEILING_GATE if attribute == "joint" else None
         )
-        for attribute, value in scores(bench.judge, decoded_BCHW, bench.test.attributes).items()
+        for attribute, value in scores(evaluator.judge, decoded_BCHW, evaluator.test.attributes).items()
     }
     quality = float(psnr(decoded_BCHW, image_BCHW).mean())
     figures[f"shapes/{name}/psnr"] = Figure(value=quality, unit="dB", protocol=record)
@@ -131,12 +131,12 @@ def measure_tokenizer(folder: Path, name: str, bench: Bench, progress: Callable[
         "samples": _TEST_IMAGES,
         "posterior": "none" if model.spec.discrete else "mode",
         "rounding": "PSNR: rounded to uint8, mean over images; judge: clamped",
-        "judge": bench.judge_words,
+        "judge": evaluator.judge_words,
     }
     random = _random_tokens(model, len(parts[0]))
-    read_NA = bench.judge.predict(model.decode(random))
+    read_NA = evaluator.judge.predict(model.decode(random))
     words = protocol | {"images": "decoded from random tokens", "samples": len(random)}
-    floor = control(f"random_{name}", read_NA, bench.test.attributes[: len(random)], words)
+    floor = control(f"random_{name}", read_NA, evaluator.test.attributes[: len(random)], words)
     return merge([Findings(figures=figures, protocols={record: protocol}), floor])
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recipes.demo.findings import measure_demo
 from recipes.gates.figures import Example, Figure, Findings, merge
-from recipes.gates.generators import Drawing, measure_copies_control, measure_drawing
-from recipes.gates.shapes import Bench, as_images, chance_range, control
+from recipes.gates.generators import DrawnSamples, measure_copies_control, measure_samples
+from recipes.gates.shapes import Evaluator, as_images, chance_range, control
 from recipes.inputs.run_folder import trained_precision
 from tokenizers_mm.data.sets.shapes import ATTRIBUTES, Shapes
 from tokenizers_mm.losses.perceptual import perceptual
@@ -48,10 +48,10 @@ def halves() -> dict[str, Shapes]:
 
 
 @pytest.fixture(scope="module")
-def bench(halves: dict[str, Shapes]) -> Bench:
+def evaluator(halves: dict[str, Shapes]) -> Evaluator:
     real, train = Shapes(432 * 4, 5, "all"), Shapes(2000, 0, "train")
     judge = Oracle(real, train, *halves.values())
-    return Bench(
+    return Evaluator(
         judge=cast(AttributeJudge, judge),
         judge_words="oracle",
         real=real,
@@ -63,17 +63,17 @@ def bench(halves: dict[str, Shapes]) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def perfect(halves: dict[str, Shapes], bench: Bench) -> Drawing:
+def perfect(halves: dict[str, Shapes], evaluator: Evaluator) -> DrawnSamples:
     """A generator that draws what it is asked for: fresh real images."""
     labels = [int(label) for shapes in halves.values() for label in shapes.labels[:12]]
-    rows = np.concatenate([np.flatnonzero(bench.real.labels == label)[:4] for label in labels])
-    return Drawing(
+    rows = np.concatenate([np.flatnonzero(evaluator.real.labels == label)[:4] for label in labels])
+    return DrawnSamples(
         name="ar",
         protocol={"sampling": "none"},
         halves=halves,
         images=torch.cat([as_images(shapes) for shapes in halves.values()]),
-        alike=as_images(bench.real)[rows],
-        null=as_images(bench.real)[:64],
+        alike=as_images(evaluator.real)[rows],
+        null=as_images(evaluator.real)[:64],
     )
 
 
@@ -83,8 +83,8 @@ def ceiling() -> Findings:
     return Findings(figures=figures)
 
 
-def test_a_perfect_generator_reaches_everything(perfect: Drawing, bench: Bench, ceiling: Findings) -> None:
-    found = measure_drawing(perfect, bench, ceiling)
+def test_a_perfect_generator_reaches_everything(perfect: DrawnSamples, evaluator: Evaluator, ceiling: Findings) -> None:
+    found = measure_samples(perfect, evaluator, ceiling)
     assert {path: figure.reached for path, figure in found.figures.items() if figure.reached is False} == {}
     for split in ("all", "seen", "heldout"):
         assert [found.value(f"shapes/ar/{split}/{name}") for name in COLUMNS] == [1.0] * 5
@@ -94,12 +94,12 @@ def test_a_perfect_generator_reaches_everything(perfect: Drawing, bench: Bench, 
 
 
 def test_targets_are_shares_of_the_ceiling_which_counts_as_its_gate_at_least(
-    perfect: Drawing, bench: Bench, ceiling: Findings
+    perfect: DrawnSamples, evaluator: Evaluator, ceiling: Findings
 ) -> None:
     figures = dict(ceiling.figures)
     figures["shapes/fsq/colour"] = replace(figures["shapes/fsq/colour"], value=0.98)
     figures["shapes/fsq/size"] = replace(figures["shapes/fsq/size"], value=0.5)
-    found = measure_drawing(perfect, bench, Findings(figures=figures))
+    found = measure_samples(perfect, evaluator, Findings(figures=figures))
     targets = {name: found[f"shapes/ar/all/{name}"].at_least for name in COLUMNS}
     assert targets == pytest.approx(
         {"size": 0.9 * 0.93, "colour": 0.9 * 0.98, "shape": 0.75, "position": 0.9, "joint": None}
@@ -107,38 +107,44 @@ def test_targets_are_shares_of_the_ceiling_which_counts_as_its_gate_at_least(
     assert found["shapes/ar/seen/colour"].reached is None
 
 
-def test_a_generator_that_ignores_its_caption_misses(perfect: Drawing, bench: Bench, ceiling: Findings) -> None:
+def test_a_generator_that_ignores_its_caption_misses(
+    perfect: DrawnSamples, evaluator: Evaluator, ceiling: Findings
+) -> None:
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    found = measure_drawing(replace(perfect, images=perfect.images[order]), bench, ceiling)
+    found = measure_samples(replace(perfect, images=perfect.images[order]), evaluator, ceiling)
     assert [found[f"shapes/ar/all/{name}"].reached for name in ATTRIBUTES] == [False] * 4
     wrong = [example for example in found.examples["ar_samples"] if not example.right]
     assert wrong
     assert all(example.caption != example.read for example in wrong)
 
 
-def test_a_generator_that_copies_or_repeats_itself_misses(perfect: Drawing, bench: Bench, ceiling: Findings) -> None:
-    copier = replace(perfect, images=as_images(bench.train)[:200])
-    found = measure_drawing(copier, bench, ceiling)
+def test_a_generator_that_copies_or_repeats_itself_misses(
+    perfect: DrawnSamples, evaluator: Evaluator, ceiling: Findings
+) -> None:
+    copier = replace(perfect, images=as_images(evaluator.train)[:200])
+    found = measure_samples(copier, evaluator, ceiling)
     assert (found.value("shapes/ar/copies"), found["shapes/ar/copies"].reached) == (1.0, False)
     assert (found.value("shapes/ar/distance_ratio"), found["shapes/ar/distance_ratio"].reached) == (0.0, False)
     same = perfect.alike[::4].repeat_interleave(4, 0)
-    found = measure_drawing(replace(perfect, alike=same), bench, ceiling)
+    found = measure_samples(replace(perfect, alike=same), evaluator, ceiling)
     assert found.value("shapes/ar/diversity") < 1e-9
     assert found["shapes/ar/diversity"].reached is False
 
 
-def test_a_control_above_chance_is_not_passed_over(perfect: Drawing, bench: Bench, ceiling: Findings) -> None:
+def test_a_control_above_chance_is_not_passed_over(
+    perfect: DrawnSamples, evaluator: Evaluator, ceiling: Findings
+) -> None:
     asked = np.concatenate([shapes.attributes for shapes in perfect.halves.values()])
     leak = np.random.default_rng(1).permutation(asked)[:64]
-    rows = [int(np.flatnonzero((bench.real.attributes == row).all(1))[0]) for row in leak]
-    found = measure_drawing(replace(perfect, null=as_images(bench.real)[rows]), bench, ceiling)
+    rows = [int(np.flatnonzero((evaluator.real.attributes == row).all(1))[0]) for row in leak]
+    found = measure_samples(replace(perfect, null=as_images(evaluator.real)[rows]), evaluator, ceiling)
     assert [found.value(f"control/ar_null/{name}") for name in COLUMNS] == [1.0] * 5
     assert [found[f"control/ar_null/{name}"].reached for name in COLUMNS] == [False] * 5
     assert all(found[f"control/ar_shuffled/{name}"].reached for name in COLUMNS)
 
 
-def test_training_images_are_called_copies(bench: Bench) -> None:
-    found = measure_copies_control(bench)
+def test_training_images_are_called_copies(evaluator: Evaluator) -> None:
+    found = measure_copies_control(evaluator)
     assert found.value("control/copies/ratio") == 0
     assert found.value("control/copies/share") == 1
     assert [figure.reached for figure in found.figures.values()] == [True, True]
