@@ -1,6 +1,7 @@
 """`load` on files, folders and names: what it finds, what it says, and what it refuses."""
 
 import json
+import linecache
 import os
 import warnings
 
@@ -125,6 +126,22 @@ def test_how_codes_are_chosen_is_asked_where_only_averages_tell(tmp_path):
         warnings.simplefilter("error")
         assert load(tmp_path / "plain.safetensors").bottleneck.kind == "vq"
         assert load(tmp_path / "averaged.safetensors", family="taming_vqgan").bottleneck.kind == "vq"
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "folder and file"])
+def test_warnings_point_at_the_line_that_calls_load(tmp_path, place):
+    state = public(model_of({"kind": "gaussian", "dim": 4}, ConvConfig(channels=32, multipliers=(1, 2, 4, 4)), 4))
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x"}))
+    source = tmp_path / "model.safetensors" if place == "file" else tmp_path
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        load(source, file="model.safetensors" if place == "folder and file" else None)
+    lines = {linecache.getline(warning.filename, warning.lineno).strip() for warning in said}
+    assert lines == {'load(source, file="model.safetensors" if place == "folder and file" else None)'}
+    assert len(said) == 2
+    assert "say family= to choose" in str(said[0].message)
+    assert "OpenRAIL" in str(said[1].message)
 
 
 def test_a_licence_that_restricts_use_is_shown(tmp_path):
@@ -316,6 +333,38 @@ def test_no_such_path(tmp_path):
         load(tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError, match=r"revision='main' is for hub repositories, and this is a local path"):
         load(tmp_path, revision="main")
+
+
+FOREIGN = {
+    "file": ({"vae.safetensors": b"x"}, "vae.safetensors", "a file,"),
+    "diffusers": ({"config.json": {"_class_name": "AutoencoderKL"}}, "", r"a diffusers folder \(AutoencoderKL\),"),
+    "pipeline": ({"vae/config.json": {"_class_name": "AutoencoderKL"}}, "", "a diffusers pipeline, with vae/,"),
+    "another library": ({"config.json": {"model_type": "bert"}}, "", "a folder of another library,"),
+    "weights": ({"ae.safetensors": b"x"}, "", r"a folder without config\.json \(ae\.safetensors\),"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_others_wrote_is_for_load_alone(tmp_path, name):
+    contents, inner, found = FOREIGN[name]
+    for path, content in contents.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path / inner}: {found} .* read it with tokenizers_mm\.load$"):
+        Autoencoder.from_pretrained(tmp_path / inner)
+
+
+def test_a_network_is_for_load_alone():
+    with pytest.raises(CheckpointError, match=r"^timm:vit_small: the name of a pretrained network, .*mm\.load$"):
+        Autoencoder.from_pretrained("timm:vit_small")
+
+
+@pytest.mark.parametrize("name", ["family", "file", "ema", "stats", "config", "family_"])
+def test_options_of_load_are_none_of_from_pretrained(tmp_path, name):
+    save(model_of(), tmp_path)
+    with pytest.raises(ValueError, match=rf"^{name}: not taken here; .*tokenizers_mm\.load"):
+        Autoencoder.from_pretrained(tmp_path, **{name: None})
+    assert torch.equal(Autoencoder.from_pretrained(tmp_path).latent_std_D, torch.ones(5))
 
 
 def test_a_hub_name_without_network(monkeypatch, tmp_path):
