@@ -2,7 +2,7 @@ from tokenizers_mm.blocks.attention import Attention as Attention, attend as att
 from tokenizers_mm.blocks.block import Block as Block, modulate as modulate
 from tokenizers_mm.blocks.cache import KeyValueCache as KeyValueCache, KeyValues as KeyValues
 from tokenizers_mm.blocks.cross_attention import AttentionPool as AttentionPool, CrossAttention as CrossAttention
-from tokenizers_mm.blocks.encoder_layer import encoder_layer as encoder_layer
+from tokenizers_mm.blocks.encoder import encoder_layer as encoder_layer
 from tokenizers_mm.blocks.latents import WithLatents as WithLatents
 from tokenizers_mm.blocks.linear import scaled as scaled, zero_linear as zero_linear
 from tokenizers_mm.blocks.mlp import Mlp as Mlp, MlpKind as MlpKind, swiglu as swiglu

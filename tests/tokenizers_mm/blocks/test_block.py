@@ -9,7 +9,7 @@ from torch import nn
 from tokenizers_mm.blocks.attention import Attention
 from tokenizers_mm.blocks.block import Block, modulate
 from tokenizers_mm.blocks.cache import KeyValueCache
-from tokenizers_mm.blocks.encoder_layer import encoder_layer
+from tokenizers_mm.blocks.encoder import encoder_layer
 from tokenizers_mm.blocks.linear import scaled, zero_linear
 from tokenizers_mm.blocks.mlp import Mlp, swiglu
 from tokenizers_mm.blocks.norms import normalisation
