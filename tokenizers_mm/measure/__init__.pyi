@@ -1,3 +1,8 @@
+from tokenizers_mm.measure.classification import (
+    cross_validate as cross_validate,
+    linear_probe as linear_probe,
+    pooled_features as pooled_features,
+)
 from tokenizers_mm.measure.codecs import (
     VARIANTS as VARIANTS,
     Codec as Codec,
@@ -37,10 +42,5 @@ from tokenizers_mm.measure.reconstruction import (
     perceptual_distance as perceptual_distance,
     psnr as psnr,
     ssim as ssim,
-)
-from tokenizers_mm.measure.semantics import (
-    cross_validate as cross_validate,
-    linear_probe as linear_probe,
-    pooled_features as pooled_features,
 )
 from tokenizers_mm.measure.zero_shot import class_texts as class_texts

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.measure.semantics import Classification
+from tokenizers_mm.measure.classification import Classification
 
 __all__ = ["TEMPLATES", "class_texts", "zero_shot"]
 
