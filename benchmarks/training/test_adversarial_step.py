@@ -23,8 +23,8 @@ from tokenizers_mm.models import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets import ConvConfig, PatchConfig, build_discriminator
 from tokenizers_mm.towers import lite0_network
 from tokenizers_mm.training import EMA, TrainConfig
-from tokenizers_mm.training.loop import _Run
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective, objective
+from tokenizers_mm.training.run import TrainingRun
 
 AIM = 1.3
 CLIP, EMA_DECAY, WEIGHT = 1.0, 0.999, 0.5
@@ -115,12 +115,12 @@ class Ours:
         options = {"learning_rate": 1e-12, "warmup": 0, "schedule": "constant", "betas": (0.9, 0.99), "clip": CLIP}
         train = TrainConfig(steps=10**6, batch_size=1, ema=EMA_DECAY, tracker="none", **options)
         # The loop's own step, without what happens between steps: data, logging, checkpoints.
-        self.run = _Run(self.objective, ImageArrays(np.zeros((1, 8, 8, 3), np.uint8)), train, folder, adversary)
+        self.run = TrainingRun(self.objective, ImageArrays(np.zeros((1, 8, 8, 3), np.uint8)), train, folder)
         self.run.open({}, resume=False)
         self.steps, self.clock = 0, Clock()
 
     def __call__(self, image):
-        self.run.players.step(self.steps, [image])
+        self.run.trainer.step(self.steps, [image])
         self.steps += 1
         return self.objective.balances["adversarial"].weight.clone()
 
@@ -148,7 +148,7 @@ class Ours:
         timed(self.objective.autoencoder, "quantized", "autoencoder, forward")
         timed(self.objective.autoencoder, "pixels", "autoencoder, forward")
         timed(self.objective, "_measure", "adaptive weight")
-        timed(self.run.players, "_step_adversary", "discriminator's step, forward")
+        timed(self.run.trainer, "_step_discriminator", "discriminator's step, forward")
         timed(self.run.accelerator, "backward", "autoencoder and discriminator, backward")
         self(image)
         seconds = clock.seconds
@@ -190,10 +190,7 @@ def gradients(run, module, optimizer, image):
 def test_step(compare, peak, size, tmp_path, monkeypatch):
     made, image = sides(size, tmp_path)
     ours = made["ours"]
-    players = (
-        (ours.objective, ours.run.players.optimizer.optimizer),
-        (ours.run.players.second.adversary, ours.run.players.second.optimizer.optimizer),
-    )
+    players = list(ours.run.trainer.parts().values())
     for i in (0, 1):
         expected, weight = gradients(made["vqgan"], *naive_player(made["vqgan"], i), image)
         for name in ("ours", "one pass"):

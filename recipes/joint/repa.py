@@ -29,6 +29,7 @@ from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.store import TokenDataset
 from tokenizers_mm.towers import Teacher
+from tokenizers_mm.training import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class AlignedTokens:
         return AlignedBatch(self.tokens.batch(draws), self.features[[draw.index for draw in draws]])
 
 
-class RepaObjective(nn.Module):
+class RepaObjective(nn.Module, Objective):
     """REPA: maps an `AlignedBatch` to the terms velocity and repa; both train the generator, repa its projector too.
 
     feature_dim  channels of the teacher's vectors of positions
@@ -119,7 +120,7 @@ class RepaObjective(nn.Module):
         return Losses({"velocity": states.loss, "repa": self.config.weight * repa}, {"cosine": 1 - repa.detach()})
 
 
-class RepaEObjective(nn.Module):
+class RepaEObjective(nn.Module, Objective):
     """REPA-E: maps `Examples` to the terms below, which train disjoint things.
 
         velocity, repa                     the generator and, repa, its projector; latents are cut off

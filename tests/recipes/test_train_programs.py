@@ -25,7 +25,7 @@ from tokenizers_mm.store.dataset import TokenDataset
 from tokenizers_mm.store.encode import encode_folder
 from tokenizers_mm.training.loop import TrainConfig
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
-from tokenizers_mm.training.pca_init import start_linear
+from tokenizers_mm.training.pca_init import pca_initialise
 
 TRAIN = TrainConfig(
     steps=4, batch_size=4, warmup=1, ema=0.5, log_every=1, checkpoint_every=2, picture_every=2, tracker="none"
@@ -247,7 +247,7 @@ def test_a_store_of_the_wrong_kind_is_refused(kind, other, tmp_path, stores):
 def test_an_interrupted_tokenizer_equals_an_uninterrupted_one(name, tmp_path, monkeypatch):
     recipe = recipe_of(name, train=replace(TRAIN, picture_every=0))
     whole = train_tokenizer(recipe, tmp_path / "whole")
-    # One batch for the linear start, one for the picture, then one a step: it stops in the fourth step.
+    # One batch for the PCA, one for the picture, then one a step: it stops in the fourth step.
     monkeypatch.setattr(ImageArrays, "batch", stopping(ImageArrays.batch, 5))
     with pytest.raises(Stopped):
         train_recipe(recipe, tmp_path / "cut")
@@ -284,7 +284,7 @@ def test_a_resumed_run_must_be_the_same_recipe(tmp_path):
         )
 
 
-# ---------------------------------------------------------------------------------------------------- linear start
+# --------------------------------------------------------------------------------------------------- PCA initialisation
 
 HELDOUT = {
     "shapes": torch.stack([to_tensor(image) for image in Shapes(48, 1, "heldout").images]),
@@ -300,15 +300,15 @@ BOTTLENECKS = {
 
 @pytest.mark.parametrize("kind", BOTTLENECKS)
 @pytest.mark.parametrize("data", HELDOUT)
-def test_a_linear_start_beats_a_random_one_on_heldout_images(data, kind):
+def test_pca_initialisation_beats_a_random_one_on_heldout_images(data, kind):
     recipe = load_recipe(f"{data}_fsq")
     source = ImageArrays(Shapes(256, 0).images) if data == "shapes" else recipe.data.source()
     decibels = []
-    for linear_start in (False, True):
+    for pca in (False, True):
         torch.manual_seed(0)
         model = build_autoencoder(replace(recipe.model, bottleneck=BOTTLENECKS[kind], linear=True))
-        if linear_start:
-            start_linear(model, source.batch(draws_for(len(source), 1, 0, 64)))
+        if pca:
+            pca_initialise(model, source.batch(draws_for(len(source), 1, 0, 64)))
         model.eval()
         decibels.append(float(psnr(model.decode(model.encode(HELDOUT[data])), HELDOUT[data]).mean()))
     random, linear = decibels

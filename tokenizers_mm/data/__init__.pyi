@@ -21,7 +21,7 @@ from tokenizers_mm.data.images import (
     unpad as unpad,
 )
 from tokenizers_mm.data.labelled import Labelled as Labelled, MissingDataError as MissingDataError
-from tokenizers_mm.data.loader import Positions as Positions, micro_batches as micro_batches
+from tokenizers_mm.data.loader import DataPosition as DataPosition, micro_batches as micro_batches
 from tokenizers_mm.data.notes import (
     CAPTIONS as CAPTIONS,
     CLASSES as CLASSES,

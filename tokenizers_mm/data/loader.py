@@ -14,8 +14,8 @@ from tokenizers_mm.runtime import leave_signals_to_the_main_process
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positions:
-    """Where a process is in the data: a function of the step alone.
+class DataPosition:
+    """Position in the data of one process: a function of the step alone.
 
     batch_size  examples in one optimiser step, over all processes and accumulation; micro_size of them per micro-batch
     """
@@ -32,11 +32,11 @@ class Positions:
 class _Draws(Sampler[list[Draw]]):
     """The draws of each micro-batch of this process, from a step on."""
 
-    def __init__(self, length: int, positions: Positions, start: int) -> None:
-        self.length, self.positions, self.start = length, positions, start
+    def __init__(self, length: int, position: DataPosition, start: int) -> None:
+        self.length, self.position, self.start = length, position, start
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        p = self.positions
+        p = self.position
         for step in range(self.start, p.steps):
             for micro in range(p.accumulate):
                 first = step * p.batch_size + (micro * p.processes + p.process) * p.micro_size
@@ -53,11 +53,11 @@ class _Fetch(Dataset[Fetched]):
         return fetch(self.source, draws)
 
 
-def micro_batches(source: Source, positions: Positions, start: int, *, workers: int = 0) -> Iterator[Fetched]:
+def micro_batches(source: Source, position: DataPosition, start: int, *, workers: int = 0) -> Iterator[Fetched]:
     """This process's micro-batches from step `start` on; the same for any number of workers."""
     loader: DataLoader[Fetched] = DataLoader(
         _Fetch(source),
-        sampler=_Draws(len(source), positions, start),
+        sampler=_Draws(len(source), position, start),
         batch_size=None,
         num_workers=workers,
         collate_fn=_unchanged,

@@ -1,7 +1,7 @@
-from tokenizers_mm.losses.adversarial import (
+from tokenizers_mm.losses.adversarial import adaptive_weight as adaptive_weight
+from tokenizers_mm.losses.adversary import (
     AdversarialConfig as AdversarialConfig,
     Adversary as Adversary,
-    adaptive_weight as adaptive_weight,
 )
 from tokenizers_mm.losses.alignment import (
     Alignment as Alignment,

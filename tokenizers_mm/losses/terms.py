@@ -1,4 +1,4 @@
-"""What a module that is trained returns: named loss terms, and scalars worth logging."""
+"""What a module that is trained returns: named loss terms, and what goes with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ __all__ = ["Losses"]
 
 
 class Losses(NamedTuple):
-    """What an objective's forward returns: terms whose sum is minimised, and detached scalars worth logging."""
+    """The output of a trained module's forward pass.
+
+    terms  named losses, whose sum is minimised
+    stats  detached scalars worth logging
+    pair   real images and their reconstructions, detached, [B, C, H, W] each, that a discriminator is trained on next;
+           None where there is none, or it rests
+    """
 
     terms: Mapping[str, Tensor]
     stats: Mapping[str, Tensor]
+    pair: tuple[Tensor, Tensor] | None = None

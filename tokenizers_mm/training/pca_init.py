@@ -20,14 +20,14 @@ _START_LOGVAR = -6.0
 
 
 @torch.no_grad()
-def start_linear(autoencoder: Autoencoder, image_BCHW: Tensor) -> None:
+def pca_initialise(autoencoder: Autoencoder, image_BCHW: Tensor) -> None:
     """Start at the best linear code of these images: PCA into the bottleneck, least squares out of it.
 
     The optimum of a linear autoencoder is the PCA (Baldi and Hornik, 1989), yet gradient descent takes thousands of
     steps to get near it. Both nets start at zero and learn what the linear code leaves. Needs `linear: true`.
     """
     if not autoencoder.config.linear:
-        raise ValueError("start_linear needs a tokenizer built with linear: true")
+        raise ValueError("pca_initialise needs a tokenizer built with linear: true")
     bottleneck, f = autoencoder.bottleneck, autoencoder.downsampling
     patch_ND = F.pixel_unshuffle(image_BCHW, f).permute(0, 2, 3, 1).flatten(0, 2)
     mean_D = patch_ND.mean(0)

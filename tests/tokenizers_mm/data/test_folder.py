@@ -11,12 +11,12 @@ from PIL import Image
 from tokenizers_mm.data import folder as module
 from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.images import ImageError, resize_shorter
-from tokenizers_mm.data.loader import Positions, micro_batches
+from tokenizers_mm.data.loader import DataPosition, micro_batches
 from tokenizers_mm.data.sources import Draw, batch_of, draws_for, fetch, unreadable_of
 from tokenizers_mm.data.unreadable import TooManyUnreadable
 
 NAMES = [f"{letter}.png" for letter in "abcdefgh"]
-EVERY = Positions(seed=0, steps=6, batch_size=4, accumulate=2, micro_size=2)
+EVERY = DataPosition(seed=0, steps=6, batch_size=4, accumulate=2, micro_size=2)
 
 
 def photo(height, width, seed=0):

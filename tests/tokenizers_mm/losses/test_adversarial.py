@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.losses.adversarial import (
-    AdversarialConfig,
-    Adversary,
     adaptive_weight,
     consistency_penalty,
     discriminator_loss,
+    divergence,
     generator_loss,
     lecam_penalty,
     r1_penalty,
-    trouble,
 )
+from tokenizers_mm.losses.adversary import AdversarialConfig, Adversary
 from tokenizers_mm.nets.discriminators import FeatureConfig, PatchConfig, build_discriminator
 
 KINDS: tuple[Any, ...] = ("hinge", "non_saturating", "vanilla")
@@ -193,7 +192,7 @@ def test_the_discriminator_terms_reach_the_discriminator_alone() -> None:
     game = adversary(lecam=0.1, r1=1.0, consistency=1.0)
     game.known.fill_(True)
     real, fake = images(2).requires_grad_(), images(2, 2).requires_grad_()
-    terms, stats = game(real, fake)
+    terms, stats, _ = game(real, fake)
     assert list(terms) == ["discriminator", "lecam", "r1", "consistency"]
     for term in terms.values():
         game.zero_grad()
@@ -209,7 +208,7 @@ def test_terms_are_the_weighted_penalties() -> None:
     game.averages.copy_(torch.tensor([0.4, -0.2]))
     game.known.fill_(True)
     real, fake = images(2), images(2, 2)
-    terms, stats = game(real, fake)
+    terms, stats, _ = game(real, fake)
     leaf = real.clone().requires_grad_()
     logits = game.discriminator(leaf), game.discriminator(fake)
     torch.testing.assert_close(terms["discriminator"], discriminator_loss(*logits, "vanilla"))
@@ -223,7 +222,7 @@ def test_r1_is_due_now_and_then_and_its_mean_does_not_depend_on_that() -> None:
     often, rarely = adversary(r1=1.0, r1_every=1), adversary(r1=1.0, r1_every=4)
     found: list[float] = []
     for step in range(8):
-        rarely.step = step
+        rarely.begin_step(step)
         terms = rarely(images(2), images(2, 2)).terms
         assert ("r1" in terms) == (step in (0, 4))
         found.append(float(terms["r1"].detach()) if "r1" in terms else 0.0)
@@ -251,6 +250,11 @@ def test_accumulation_equals_one_large_batch(spectral: bool) -> None:
     assert _distance(split, whole) > 0.01
 
 
+def mean(stats: list[Any]) -> dict[str, Tensor]:
+    """Statistics of a step: their means over its micro-batches."""
+    return {name: torch.stack([one[name] for one in stats]).mean() for name in stats[0]}
+
+
 def _distance(a: list[Tensor], b: list[Tensor]) -> float:
     """Length of the difference over that of b."""
     one, other = (torch.cat([x.flatten() for x in xs]) for xs in (a, b))
@@ -261,13 +265,16 @@ def _gradients_of_two_steps(game: Adversary, parts: int) -> list[Tensor]:
     """Gradients of the second step, whose LeCam averages and spectral norms come from the first."""
     optimizer = torch.optim.SGD(game.parameters(), lr=0.1)
     for step in (0, 2):
-        game.step = step
+        game.begin_step(step)
         game.zero_grad()
+        stats = []
         for real, fake in zip(images(8, step).chunk(parts), images(8, 9 + step).chunk(parts), strict=True):
-            (total(game(real, fake).terms) / parts).backward()
+            losses = game(real, fake)
+            stats.append(losses.stats)
+            (total(losses.terms) / parts).backward()
         found = gradients(game)
         optimizer.step()
-        game.end_step()
+        game.end_step(mean(stats))
     return [*found, game.averages]
 
 
@@ -276,45 +283,29 @@ def test_lecam_averages_move_once_per_step() -> None:
     first, second = [game(images(2, seed), images(2, seed + 10)) for seed in (1, 2)]
     assert float(first.terms["lecam"]) == float(second.terms["lecam"]) == 0.0  # nothing is known yet
     assert game.averages.tolist() == [0.0, 0.0]
-    game.end_step()
+    game.end_step(mean([first.stats, second.stats]))
     real, fake = ((first.stats[name] + second.stats[name]) / 2 for name in ("logits_real", "logits_fake"))
     torch.testing.assert_close(game.averages, torch.stack([real, fake]))  # the first step is not averaged with zeros
     third = game(images(2, 3), images(2, 13))
     assert float(third.terms["lecam"].detach()) > 0
-    game.end_step()
+    game.end_step(third.stats)
     torch.testing.assert_close(game.averages[0], 0.75 * real + 0.25 * third.stats["logits_real"])
     kept = game.averages.clone()
-    game.end_step()
-    game.eval()(images(2), images(2, 2))
-    game.end_step()
-    assert torch.equal(game.averages, kept)
+    game(images(2), images(2, 2))
+    assert torch.equal(game.averages, kept)  # a pass alone moves nothing
 
 
 def test_everything_that_a_resumed_run_needs_is_in_the_state() -> None:
     game = adversary(PatchConfig(channels=8, layers=2, spectral=True), lecam=1.0)
     for seed in (1, 2):
-        game(images(2, seed), images(2, seed + 10))
-        game.end_step()
+        game.end_step(game(images(2, seed), images(2, seed + 10)).stats)
     torch.manual_seed(9)
     other = Adversary(build_discriminator(game.config.discriminator), game.config)
     other.load_state_dict(game.state_dict())
-    terms = [total(a(images(2, 3), images(2, 13)).terms) for a in (game, other)]
-    assert torch.equal(*terms)
-    game.end_step(), other.end_step()
+    losses = [a(images(2, 3), images(2, 13)) for a in (game, other)]
+    assert torch.equal(*(total(one.terms) for one in losses))
+    game.end_step(losses[0].stats), other.end_step(losses[1].stats)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in game.state_dict().items())
-
-
-def test_averages_are_those_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other process has seen logits of 5 and -7; the sum over processes itself is tested with the quantizers."""
-    game = adversary(lecam=1.0)
-    stats = game(images(2), images(2, 2)).stats
-    monkeypatch.setattr("tokenizers_mm.losses.adversarial.processes", lambda: 2)
-    monkeypatch.setattr(
-        "tokenizers_mm.losses.adversarial.sum_over_processes", lambda mine: mine + torch.tensor([5.0, -7.0])
-    )
-    game.end_step()
-    expected = torch.stack([stats["logits_real"] + 5, stats["logits_fake"] - 7]) / 2
-    torch.testing.assert_close(game.averages, expected)
 
 
 def test_pairs_are_augmented_alike_and_reproducibly() -> None:
@@ -351,9 +342,10 @@ def test_the_game_moves_the_fakes_to_the_originals(kind: Any) -> None:
         (level.grad,) = torch.autograd.grad(game.generator_loss(fake), level)
         optimizers[0].step()
         optimizers[1].zero_grad()
-        total(game(noise[1] - 0.4, fake).terms).backward()
+        losses = game(noise[1] - 0.4, fake)
+        total(losses.terms).backward()
         optimizers[1].step()
-        game.end_step()
+        game.end_step(losses.stats)
     assert abs(float(level) + 0.4) < 0.35
 
 
@@ -365,15 +357,14 @@ def test_statistics_show_a_collapse() -> None:
     stats = {}
     for gain in (1.0, 1e6):
         head.weight.data *= gain
-        stats[gain] = game(images(4), images(4, 2)).stats
-    assert game.trouble(stats[1.0]) is None
-    message = game.trouble(stats[1e6])
+        stats[gain] = {name: float(value) for name, value in game(images(4), images(4, 2)).stats.items()}
+    assert game.divergence(stats[1.0]) is None
+    message = game.divergence(stats[1e6])
     assert message is not None
     assert message.startswith("discriminator: the largest |logit| is")
     assert "beyond 1000; lower its learning_rate" in message
-    won = {**stats[1.0], "discriminator_largest": torch.tensor(math.nan)}
-    assert "is nan" in str(trouble(won, 1e3))
-    assert trouble({"discriminator_largest": torch.tensor(5.0)}, 4.0) is not None
+    assert "is nan" in str(divergence({"discriminator_largest": math.nan}, 1e3))
+    assert divergence({"discriminator_largest": 5.0}, 4.0) is not None
 
 
 def test_accuracy_counts_both_sides() -> None:

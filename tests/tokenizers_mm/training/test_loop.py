@@ -17,8 +17,11 @@ from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.data.sources import ImageArrays
 from tokenizers_mm.losses.terms import Losses
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.training.loop import NonFiniteLoss, TrainConfig, train
+from tokenizers_mm.training.config import TrainConfig
+from tokenizers_mm.training.loop import train
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
+from tokenizers_mm.training.protocols import Objective
+from tokenizers_mm.training.step import DivergenceError
 
 # Without attention: the gradient of its key bias is zero up to rounding, and Adam makes steps of full size of that.
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2, middle_attention=False)
@@ -207,7 +210,7 @@ def test_mixed_precision_after_full_precision(tmp_path):
     assert recon.dtype == torch.float32
 
 
-class Poisoned(nn.Module):
+class Poisoned(nn.Module, Objective):
     """A linear model whose named term becomes NaN at a step; `gradient` keeps the loss finite but not its gradient."""
 
     def __init__(self, step, where):
@@ -230,7 +233,7 @@ def test_nan_stops_the_run_before_the_weights(tmp_path, where, name):
     healthy, poisoned = Poisoned(99, where), Poisoned(5, where)
     train(healthy, Interrupted(), replace(CONFIG, steps=5, schedule="constant"), tmp_path / "healthy")
     config = replace(CONFIG, schedule="constant")
-    with pytest.raises(NonFiniteLoss, match=rf"step 6: {name} is not finite; .* checkpoint: \S*step_0000003\. Lower"):
+    with pytest.raises(DivergenceError, match=rf"step 6: {name} is not finite; .* checkpoint: \S*step_0000003\. Lower"):
         train(poisoned, Interrupted(), config, tmp_path / "run")
     own = load_file(tmp_path / "healthy" / "checkpoints" / "step_0000005" / "model.safetensors")
     assert torch.equal(poisoned.weight.detach(), own["weight"])
@@ -320,7 +323,7 @@ except ValueError as error:
 where = "kl" if os.environ["RANK"] == "1" else "nowhere"
 try:
     t.train(t.Poisoned(2, where), t.Interrupted(), config, folder / "nan")
-except t.NonFiniteLoss as error:
+except t.DivergenceError as error:
     (folder / f"nan-{os.environ['RANK']}.txt").write_text(str(error))
 try:
     t.train(objective, t.Interrupted(fails_at=4), config, folder / "run")

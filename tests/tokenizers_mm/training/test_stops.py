@@ -19,15 +19,18 @@ from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.unreadable import TooManyUnreadable
 from tokenizers_mm.losses.terms import Losses
 from tokenizers_mm.runtime.interrupt import Interrupted, StopSignals, termination_raises
-from tokenizers_mm.training import loop as module
-from tokenizers_mm.training.loop import TrainConfig, WriteError, train
+from tokenizers_mm.runtime.writing import WriteError
+from tokenizers_mm.training import loop, run as training_run
+from tokenizers_mm.training.config import TrainConfig
+from tokenizers_mm.training.loop import train
+from tokenizers_mm.training.protocols import Objective
 
 CONFIG = TrainConfig(
     steps=8, batch_size=4, warmup=2, ema=0.9, log_every=1, checkpoint_every=3, tracker="none", learning_rate=1e-2
 )
 
 
-class Noisy(nn.Module):
+class Noisy(nn.Module, Objective):
     """A linear model whose loss draws random numbers; `at` is called at every step with its number."""
 
     def __init__(self, at=lambda step: None):
@@ -127,7 +130,7 @@ def test_a_second_signal_ends_at_once(folder, tmp_path):
 
 
 def test_a_second_signal_while_saving_leaves_nothing_half_written(folder, tmp_path, monkeypatch):
-    write = module.TrainState.write
+    write = training_run.TrainState.write
 
     def interrupted(self, path, step):
         write(self, path, step)
@@ -136,7 +139,7 @@ def test_a_second_signal_while_saving_leaves_nothing_half_written(folder, tmp_pa
     objective = Noisy(Kill(5, signal.SIGINT))
     source = ImageFolder(folder, 16)
     with monkeypatch.context() as patch:
-        patch.setattr(module.TrainState, "write", interrupted)
+        patch.setattr(training_run.TrainState, "write", interrupted)
         with pytest.raises(Interrupted, match="at once"):
             train(objective, source, replace(CONFIG, checkpoint_every=8), tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
@@ -231,9 +234,9 @@ def test_a_full_disk_while_logging(folder, tmp_path, small_disk):
 def test_a_full_disk_under_tensorboard_whose_thread_meets_it(folder, tmp_path, small_disk, monkeypatch, quiet):
     seen = []
     monkeypatch.setattr(threading, "excepthook", lambda args: seen.append(type(args.exc_value)))
-    monkeypatch.setattr(module.Reporter, "log", lambda *_: None)  # else the history is full first
+    monkeypatch.setattr(training_run.Reporter, "log", lambda *_: None)  # else the history is full first
     if not quiet:
-        monkeypatch.setattr(module, "quiet_tracker_threads", nullcontext)
+        monkeypatch.setattr(loop, "quiet_tracker_threads", nullcontext)
     with small_disk(4000), pytest.raises(WriteError, match=r"/run: cannot be written \(File too large\); free space"):
         train(Noisy(), ImageFolder(folder, 16), replace(LONG, tracker="tensorboard"), tmp_path / "run")
     assert seen == ([] if quiet else [OSError])  # what would be shown as a traceback
@@ -302,7 +305,7 @@ def bfloat16(monkeypatch):
     def there(answer):
         for name in (
             "tokenizers_mm.runtime.precision.computes_bfloat16",
-            "tokenizers_mm.training.loop.computes_bfloat16",
+            "tokenizers_mm.training.run.computes_bfloat16",
         ):
             monkeypatch.setattr(name, lambda _: answer)
 

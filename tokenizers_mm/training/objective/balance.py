@@ -8,12 +8,11 @@ a step, and the ratio is used from the next step on: accumulating and spreading 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.losses import adaptive_weight
+from tokenizers_mm.training.protocols import Mean
 
 
 class Balance(nn.Module):
@@ -35,10 +34,13 @@ class Balance(nn.Module):
         both = [reference.detach().float(), gradient.detach().float()]
         self._sums = both if not self._sums else [have + new for have, new in zip(self._sums, both, strict=True)]
 
-    def update(self, mean_over_processes: Callable[[Tensor], Tensor]) -> None:
-        """Set the weight from everything added since the last call; unchanged where nothing was."""
+    def update(self, mean: Mean) -> None:
+        """Set the weight from everything added since the last call; unchanged where nothing was.
+
+        mean  averages a tensor over processes
+        """
         if not self._sums:
             return
-        reference, gradient = mean_over_processes(torch.stack(self._sums)).unbind()
+        reference, gradient = mean(torch.stack(self._sums)).unbind()
         self.weight.copy_(adaptive_weight(reference, gradient, self.maximum))
         self._sums = []

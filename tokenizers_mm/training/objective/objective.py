@@ -23,15 +23,15 @@ from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.training.objective.balance import Balance
 from tokenizers_mm.training.objective.config import ObjectiveConfig
 from tokenizers_mm.training.objective.cut import Cut, Scale, cut
+from tokenizers_mm.training.protocols import Mean, Objective
 
 
-class TokenizerObjective(nn.Module):
+class TokenizerObjective(nn.Module, Objective):
     """Maps a batch (images, or `Examples`) to the weighted terms; those of weight 0 are absent.
 
     Teachers, perceptual network and adversary are neither trained nor saved with this module. `teachers` maps
     "alignment" and "distillation" to modules image -> `Semantics`; features that come with the batch are used instead.
-    `pairs` collects (image, reconstruction) for the adversary; whoever trains it empties the list. Modules in `frozen`
-    stay in eval mode: codebooks and running statistics do not move either (see `freeze`).
+    Modules in `frozen` stay in eval mode: codebooks and running statistics do not move either (see `freeze`).
     """
 
     def __init__(
@@ -53,31 +53,34 @@ class TokenizerObjective(nn.Module):
         _check_fits(autoencoder, config)
         self.autoencoder, self.config, self.perceptual, self.alignment = autoencoder, config, perceptual, alignment
         self.teachers = nn.ModuleDict(dict(teachers or {}))
-        self.__dict__ |= {"_adversary": adversary, "_frozen": tuple(frozen)}
+        # In tuples, so that they are no parts of this module: the training loop has the adversary's parameters as well.
+        self._adversary, self._frozen, self.step = (adversary,), tuple(frozen), 0
         self.balances = nn.ModuleDict()
         for name in ("adversarial", "alignment"):
             options = getattr(config, name)
             if options is not None and options.adaptive:
                 self.balances[name] = Balance(options.max_weight)
-        self.pairs: list[tuple[Tensor, Tensor]] = []
 
     @property
     def adversary(self) -> Adversary | None:
         """The discriminator, which the training loop trains beside this module."""
-        adversary: Adversary | None = self.__dict__["_adversary"]
-        return adversary
+        return self._adversary[0]
 
     def forward(self, batch: Tensor | Examples) -> Losses:
         """One pass; gradients of the networks behind the cuts are computed here, the tokenizer's by backward."""
         examples, c = Examples.of(batch), self.config
         quantized, grid = self.autoencoder.quantized(examples.image_BCHW)
         z_BND, scale = quantized.z_BND, Scale()
-        terms: dict[str, Tensor] = {}
+        terms, pair = dict[str, Tensor](), None
         to_decoder_BND = z_BND
         if self.alignment is not None:
             terms["alignment"], to_decoder_BND = self._align(z_BND, grid, examples, scale)
         if c.pixels:
-            terms |= self._compare(to_decoder_BND, grid, examples.image_BCHW, scale)
+            image_BCHW = examples.image_BCHW.float()
+            recon_BCHW = self.autoencoder.pixels(to_decoder_BND, grid).float()
+            terms |= self._compare(recon_BCHW, image_BCHW, scale)
+            if self.training and self.adversary is not None and self.adversary.trains(self.step):
+                pair = image_BCHW, recon_BCHW.detach()
         if c.velocity:
             terms["velocity"] = c.velocity * self.autoencoder.velocity_loss(to_decoder_BND, grid, examples.image_BCHW)
         if c.text or c.distillation:
@@ -85,40 +88,37 @@ class TokenizerObjective(nn.Module):
         if c.bottleneck:
             terms["commitment" if self.autoencoder.spec.discrete else "kl"] = c.bottleneck * quantized.loss
         weights = {f"{name}_weight": balance.weight.clone() for name, balance in self._balances()}
-        return Losses(terms, quantized.stats | weights)
+        return Losses(terms, quantized.stats | weights, pair)
 
-    def end_step(self, mean_over_processes: Callable[[Tensor], Tensor]) -> None:
+    def begin_step(self, step: int) -> None:
+        """Take the number of the step: it decides whether the adversary is felt, and whether it is trained."""
+        self.step = step
+
+    def end_step(self, mean: Mean) -> None:
         """After every step of the optimiser: adaptive weights follow the gradients of all its micro-batches."""
         for _, balance in self._balances():
-            balance.update(mean_over_processes)
+            balance.update(mean)
 
     def train(self, mode: bool = True) -> TokenizerObjective:
         """As every module's, but what is frozen stays in eval mode."""
         super().train(mode)
-        for module in self.__dict__["_frozen"]:
+        for module in self._frozen:
             module.eval()
         return self
 
-    def _compare(self, z_BND: Tensor, grid: FeatureGrid, image_BCHW: Tensor, scale: Scale) -> dict[str, Tensor]:
+    def _compare(self, recon_BCHW: Tensor, image_BCHW: Tensor, scale: Scale) -> dict[str, Tensor]:
         """Pixel terms and the adversary's."""
-        recon_BCHW = self.autoencoder.pixels(z_BND, grid).float()
-        image_BCHW = image_BCHW.float()
         cuts = {
             name: cut(recon_BCHW, lambda x, loss=loss: loss(x, image_BCHW), scale=scale)  # type: ignore[misc]
             for name, loss in self._pixel_losses().items()
         }
         terms = {name: part.term for name, part in cuts.items()}
-        adversary = self.adversary
-        if adversary is None:
-            return terms
-        if adversary.active(adversary.step):
-            part = cut(recon_BCHW, adversary.generator_loss)
+        if self.adversary is not None and self.adversary.active(self.step):
+            part = cut(recon_BCHW, self.adversary.generator_loss)
             terms["adversarial"] = self._weight("adversarial") * part.term
             if "adversarial" in self.balances:
                 reference_BCHW = torch.stack([other.gradient for other in cuts.values()]).sum(0)
                 self._measure("adversarial", recon_BCHW, self.autoencoder.last_layer, reference_BCHW, part.gradient)
-        if adversary.trains(adversary.step) and self.training:
-            self.pairs.append((image_BCHW, recon_BCHW.detach()))
         return terms
 
     def _pixel_losses(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
