@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.measure.semantics import (
+from tokenizers_mm.measure.classification import (
     Classification,
     cross_validate,
     linear_probe,
