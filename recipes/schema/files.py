@@ -9,9 +9,17 @@ from typing import Any
 
 from tokenizers_mm.config import ConfigError, override, read_yaml
 
-__all__ = ["FOR_YOUR_IMAGES", "KINDS", "find_recipe", "packaged_recipes", "read_recipe", "recipe_text", "recipes_text"]
+__all__ = [
+    "FOR_YOUR_IMAGES",
+    "RECIPE_KINDS",
+    "find_recipe",
+    "packaged_recipes",
+    "read_recipe",
+    "recipe_text",
+    "recipes_text",
+]
 
-KINDS = ("tokenizer", "fused", "generator")
+RECIPE_KINDS = ("tokenizer", "fused", "generator")
 FOR_YOUR_IMAGES = ("folder_vq", "folder_vae")
 _FOLDER = Path(__file__).parent.parent
 
@@ -64,8 +72,8 @@ def read_recipe(name: str, assignments: Sequence[str] = ()) -> tuple[Path, dict[
     path = find_recipe(name)
     data = override(read_yaml(path), list(assignments))
     kind = str(data.get("kind"))
-    if kind not in KINDS:
-        raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(KINDS)}")
+    if kind not in RECIPE_KINDS:
+        raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(RECIPE_KINDS)}")
     return path, data
 
 

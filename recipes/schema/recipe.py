@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 import backbones
 import quantizers
 from recipes.schema.data import ImageData, size_of
-from recipes.schema.files import KINDS, read_recipe
+from recipes.schema.files import RECIPE_KINDS, read_recipe
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models import AutoencoderConfig, SemanticConfig
 from tokenizers_mm.training import TrainConfig
@@ -112,7 +112,9 @@ class GeneratorRecipe:
 
 
 Recipe = TokenizerRecipe | FusedRecipe | GeneratorRecipe
-_SCHEMAS: dict[str, type[Recipe]] = dict(zip(KINDS, (TokenizerRecipe, FusedRecipe, GeneratorRecipe), strict=True))
+_SCHEMAS: dict[str, type[Recipe]] = dict(
+    zip(RECIPE_KINDS, (TokenizerRecipe, FusedRecipe, GeneratorRecipe), strict=True)
+)
 
 
 def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
