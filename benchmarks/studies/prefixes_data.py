@@ -101,9 +101,9 @@ def decoded_prefixes(tokenizer, image_BCHW, lengths, mean_ND=None):
         if mean_ND is None:
             yield k, tokenizer.decode(Tokens(codes_BNS=tokens.data[:, :k], grid=(k,)))
             continue
-        z_BND, grid = tokenizer.vectors(tokens)
-        missing_BND = mean_ND[k:].expand(len(z_BND), -1, -1)
-        yield k, tokenizer.pixels(torch.cat([z_BND[:, :k], missing_BND], 1), grid)
+        vectors = tokenizer.vectors(tokens)
+        missing_BND = mean_ND[k:].expand(len(tokens), -1, -1)
+        yield k, tokenizer.pixels(vectors._replace(z_BND=torch.cat([vectors.z_BND[:, :k], missing_BND], 1)))
 
 
 @torch.no_grad()

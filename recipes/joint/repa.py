@@ -162,8 +162,8 @@ class RepaEObjective(nn.Module, Objective):
     def forward(self, batch: Tensor | Examples) -> Losses:
         """Encode, reconstruct, align, and predict."""
         examples = Examples.of(batch)
-        quantized, grid = self.tokenizer.quantized(examples.image_BCHW)
-        terms = self._reconstruction(self.tokenizer.pixels(quantized.z_BND, grid).float(), examples.image_BCHW)
+        quantized, vectors = self.tokenizer.quantized(examples.image_BCHW)
+        terms = self._reconstruction(self.tokenizer.pixels(vectors).float(), examples.image_BCHW)
         terms["kl"] = self.config.bottleneck * quantized.loss
         features, condition = self._features(examples), _condition(self.generator, examples)
         wanted_BLE = match_grid(features.patch_BND, features.grid, self.grid)

@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise, product
+from itertools import product
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data import pad_to_multiple, unpad
-from tokenizers_mm.geometry import FeatureGrid, as_map
+from tokenizers_mm.geometry import FeatureGrid, Grid, single_grids
+from tokenizers_mm.models.tiles import pieces
+from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.traits import downsampling_of, on_device, quantizer_of, takes_one_size
 
 __all__ = ["Tiled", "tiling_error"]
@@ -51,16 +53,16 @@ class Tiled:
     ) -> None:
         self.tokenizer, self.tile, self.overlap, self.batch = tokenizer, tile, overlap, batch
         f = self.downsampling = downsampling_of(tokenizer)
-        self._parts = _parts_of(tokenizer)
-        if takes_one_size(tokenizer) or self._parts.config.latent_positions:
+        if takes_one_size(tokenizer):
             why = {
-                "raster": "a size of its own" if takes_one_size(tokenizer) else "latent statistics per position",
+                "raster": "a size of its own, in what it resizes to or in latent statistics per position",
                 "scales": "a multi-scale bottleneck",
                 "parts": "positions of several grids",
             }.get(tokenizer.spec.layout, "tokens that belong to no place")
             raise ValueError(f"tokenizer has {why}: it takes images of {tokenizer.spec.image_size} only, never tiles")
         if getattr(tokenizer, "generative", False):
             raise ValueError("tokenizer has a flow decoder: it would paint every tile anew, decode images whole")
+        self._parts = _parts_of(tokenizer)
         if batch < 1 or (tile is not None and tile < f):
             raise ValueError(f"tile={tile}, batch={batch}: expected at least the downsampling {f} and at least 1")
         pixels = overlap * (tile or 0) if isinstance(overlap, float) else overlap
@@ -88,8 +90,7 @@ class Tiled:
     @torch.no_grad()
     def encode(self, image_BCHW: Tensor, *, sample: torch.Generator | None = None) -> Tokens:
         """Tokens of images in [-1, 1] of any size, padded below and right to the downsampling; see the tokenizer's."""
-        tokens: Tokens = self._parts.tokens_of(*self.features(image_BCHW), sample=sample)
-        return tokens
+        return self._parts.tokens_of(self.features(image_BCHW), sample=sample)
 
     def embed(self, tokens: Tokens) -> Tensor:
         """Vectors [B, N, D], the tokenizer's."""
@@ -98,12 +99,12 @@ class Tiled:
     @torch.no_grad()
     def decode(self, tokens: Tokens, size: tuple[int, int] | None = None) -> Tensor:
         """Images [B, C, H, W] of about [-1, 1], not clamped; `size` (height, width) cuts the padding of `encode`."""
-        z_BND, grid = self._parts.vectors(tokens)
+        vectors = self._parts.vectors(tokens)
         f = self.downsampling
-        padded = tuple(side * self._parts.config.net.downsampling for side in grid)
+        padded = tuple(side * f // self._parts.latent_patch for side in vectors.grid)
         if size is not None and tuple(side + -side % f for side in size) != padded:
             raise ValueError(f"size={size}: these tokens decode to {padded}, of which {f - 1} each may be padding")
-        image_BCHW = self.pixels(z_BND, grid)
+        image_BCHW = self.pixels(vectors)
         return image_BCHW if size is None else unpad(image_BCHW, size)
 
     def reconstruct(self, image_BCHW: Tensor) -> Tensor:
@@ -111,8 +112,8 @@ class Tiled:
         return self.decode(self.encode(image_BCHW), (image_BCHW.shape[2], image_BCHW.shape[3]))
 
     @torch.no_grad()
-    def features(self, image_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Blended features [B, N, in_dim] of images of any size, and their grid: what `tokens_of` takes."""
+    def features(self, image_BCHW: Tensor) -> Vectors:
+        """Blended features [B, N, in_dim] of images of any size: what `tokens_of` takes."""
         if image_BCHW.ndim != 4 or not image_BCHW.is_floating_point() or not image_BCHW.numel():
             found = f"{tuple(image_BCHW.shape)} {image_BCHW.dtype}"
             raise ValueError(f"image_BCHW is {found}: expected float pixels [batch, channels, H, W] in [-1, 1]")
@@ -121,21 +122,23 @@ class Tiled:
             image_BCHW, _ = pad_to_multiple(image_BCHW, f)
 
         def net(tile_BCHW: Tensor) -> Tensor:
-            return as_map(*self._parts.features(tile_BCHW))
+            return self._parts.features(tile_BCHW).as_map()
 
-        alone = isinstance(self._parts, _TokensAlone)
-        h_BDhw = self._blended(net, image_BCHW, f, self._parts.config.latent_patch, alone and self.spec.discrete)
-        return h_BDhw.flatten(2).transpose(1, 2), (h_BDhw.shape[2], h_BDhw.shape[3])
+        sharp = self.spec.discrete and not self._shows_features
+        return Vectors.of_map(self._blended(net, image_BCHW, f, self._parts.latent_patch, sharp))
 
     @torch.no_grad()
-    def pixels(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
+    def pixels(self, vectors: Vectors) -> Tensor:
         """Blended images [B, C, H, W] of the vectors that go to the decoder."""
 
         def net(z_BDhw: Tensor) -> Tensor:
-            image_BCHW: Tensor = self._parts.pixels(z_BDhw.flatten(2).transpose(1, 2), tuple(z_BDhw.shape[2:]))
-            return image_BCHW
+            return self._parts.pixels(Vectors.of_map(z_BDhw))
 
-        return self._blended(net, as_map(z_BND, grid), self._parts.config.latent_patch, self.downsampling)
+        return self._blended(net, vectors.as_map(), self._parts.latent_patch, self.downsampling)
+
+    @property
+    def _shows_features(self) -> bool:
+        return hasattr(self.tokenizer, "tokens_of")
 
     def _blended(
         self, net: Callable[[Tensor], Tensor], x_BCHW: Tensor, step_in: int, step_out: int, sharp: bool = False
@@ -148,7 +151,7 @@ class Tiled:
         """
         images, _, height, width = x_BCHW.shape
         cut = (self._tile, self._overlap, step_in, step_out, sharp)
-        rows, columns = (_pieces(side // step_in, *cut) for side in (height, width))
+        rows, columns = (pieces(side // step_in, *cut) for side in (height, width))
         jobs = list(product(range(images), rows, columns))
         total: Tensor | None = None
         for first in range(0, len(jobs), self.batch):
@@ -164,8 +167,22 @@ class Tiled:
         return total.to(out.dtype)
 
 
-def _parts_of(tokenizer: Any) -> Any:
-    """What has `features`, `tokens_of`, `vectors` and `pixels`: an autoencoder itself."""
+class _Parts(Protocol):
+    """A tokenizer that can be cut where the vectors are, between its nets and its bottleneck, as an autoencoder can.
+
+    latent_patch  vectors on each side of a square as large as the downsampling
+    """
+
+    @property
+    def latent_patch(self) -> int: ...
+    def features(self, image_BCHW: Tensor) -> Vectors: ...
+    def tokens_of(self, features: Vectors, *, sample: torch.Generator | None = None) -> Tokens: ...
+    def vectors(self, tokens: Tokens) -> Vectors: ...
+    def pixels(self, vectors: Vectors) -> Tensor: ...
+
+
+def _parts_of(tokenizer: Any) -> _Parts:
+    """The tokenizer itself where it shows its features, else its tokens in their place."""
     return tokenizer if hasattr(tokenizer, "tokens_of") else _TokensAlone(tokenizer)
 
 
@@ -176,72 +193,43 @@ class _TokensAlone:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, net = tokenizer, SimpleNamespace(downsampling=downsampling_of(tokenizer))
-        self.config = SimpleNamespace(net=net, latent_patch=1, latent_positions=False)
+        self.tokenizer, spec, f = tokenizer, tokenizer.spec, downsampling_of(tokenizer)
+        per_side = {(f * cells) / pixels for cells, pixels in zip(_plain(spec.grid), spec.image_size, strict=True)}
+        if len(per_side) > 1 or not min(per_side).is_integer():
+            raise ValueError(
+                f"tokenizer has a grid of {spec.grid} for images of {spec.image_size}: tiles need positions that are "
+                "squares of whole pixels"
+            )
+        # Not read: token stores remember a fingerprint of what a plain tokenizer and its wrappers hold.
+        self.config = SimpleNamespace(net=SimpleNamespace(downsampling=f), latent_patch=1, latent_positions=False)
 
-    def features(self, image_BCHW: Tensor) -> tuple[Tensor, FeatureGrid]:
-        tokens = self.tokenizer.encode(image_BCHW)
-        return self.vectors(tokens)
+    @property
+    def latent_patch(self) -> int:
+        return (
+            downsampling_of(self.tokenizer) * _plain(self.tokenizer.spec.grid)[0] // self.tokenizer.spec.image_size[0]
+        )
 
-    def tokens_of(self, h_BND: Tensor, grid: FeatureGrid, *, sample: torch.Generator | None = None) -> Tokens:
+    def features(self, image_BCHW: Tensor) -> Vectors:
+        return self.vectors(self.tokenizer.encode(image_BCHW))
+
+    def tokens_of(self, features: Vectors, *, sample: torch.Generator | None = None) -> Tokens:
         if sample is not None:
             raise ValueError(f"sample: {type(self.tokenizer).__name__} has no posterior to draw from")
         if self.tokenizer.spec.discrete:
-            return Tokens(codes_BNS=h_BND.long(), grid=grid)
-        return Tokens(latents_BND=h_BND, grid=grid)
+            return Tokens(codes_BNS=features.z_BND.long(), grid=features.grid)
+        return Tokens(latents_BND=features.z_BND, grid=features.grid)
 
-    def vectors(self, tokens: Tokens) -> tuple[Tensor, FeatureGrid]:
+    def vectors(self, tokens: Tokens) -> Vectors:
         data = tokens.data.double() if self.tokenizer.spec.discrete else tokens.data
-        rows, columns = tokens.grid
-        assert isinstance(rows, int)
-        assert isinstance(columns, int)
-        return data, (rows, columns)
+        return Vectors(data, _plain(tokens.grid))
 
-    def pixels(self, z_BND: Tensor, grid: FeatureGrid) -> Tensor:
-        return self.tokenizer.decode(self.tokens_of(z_BND, grid))
+    def pixels(self, vectors: Vectors) -> Tensor:
+        return self.tokenizer.decode(self.tokens_of(vectors))
 
 
-class _Piece(NamedTuple):
-    """One tile along one axis: where it lies in what the net reads, and in what it gives, and its weight there."""
-
-    source: slice
-    target: slice
-    weight: Tensor
-
-
-def _pieces(length: int, tile: int, overlap: int, step_in: int, step_out: int, sharp: bool = False) -> list[_Piece]:
-    """Tiles along an axis of `length` positions, of step_in and step_out rows each."""
-    tile = min(tile, length)
-    starts = _starts(length, tile, overlap)
-    weights = _weights([start * step_out for start in starts], tile * step_out, length * step_out, sharp)
-    source, target = ([slice(at * step, (at + tile) * step) for at in starts] for step in (step_in, step_out))
-    return [_Piece(*piece) for piece in zip(source, target, weights, strict=True)]
-
-
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where the fewest tiles that cover an axis with at least this overlap begin, evenly spread."""
-    if length <= tile:
-        return [0]
-    gaps = math.ceil((length - tile) / (tile - overlap))
-    return [i * (length - tile) // gaps for i in range(gaps + 1)]
-
-
-def _weights(starts: list[int], tile: int, length: int, sharp: bool) -> list[Tensor]:
-    """Weight of each tile at each of its own positions along an axis, float32; over the tiles they sum to one exactly.
-
-    From one tile to the next it passes linearly in the middle half of their overlap; `sharp`, all at its middle. A
-    tile's weight is the difference
-    of two such rises, the second nowhere above the first. Rises are multiples of 2^-12: products of two weights are
-    then exact in float32, and so are their sums.
-    """
-    position = torch.arange(length) + 0.5
-    rises = [torch.ones(length)]
-    for before, start in pairwise(starts):
-        overlap = before + tile - start
-        share = (position - start - overlap / 2) / max(overlap / 2, 1e-3) + 0.5
-        rises.append((share >= 0.5).float() if sharp else (share.clamp(0, 1) * 4096).round() / 4096)
-    rises.append(torch.zeros(length))
-    return [(rise - after)[at : at + tile] for at, (rise, after) in zip(starts, pairwise(rises), strict=True)]
+def _plain(grid: Grid) -> FeatureGrid:
+    (one,) = single_grids(grid)
+    return one
 
 
 @torch.no_grad()
@@ -257,9 +245,9 @@ def tiling_error(
     round_trip  PSNR in dB between reconstructions, tiled both ways and whole both ways
     """
     whole, tiled = Tiled(tokenizer, None), Tiled(tokenizer, tile, overlap)
-    (h_BND, grid), (tiled_h_BND, _) = whole.features(image_BCHW), tiled.features(image_BCHW)
-    tokens, tiled_tokens = (whole._parts.tokens_of(h, grid) for h in (h_BND, tiled_h_BND))
-    changed = {} if isinstance(whole._parts, _TokensAlone) else {"features": _relative(tiled_h_BND, h_BND)}
+    features, tiled_features = whole.features(image_BCHW), tiled.features(image_BCHW)
+    tokens, tiled_tokens = (whole._parts.tokens_of(found) for found in (features, tiled_features))
+    changed = {"features": _relative(tiled_features.z_BND, features.z_BND)} if whole._shows_features else {}
     if tokens.codes_BNS is None:
         changed["latents"] = _relative(tiled_tokens.data, tokens.data)
     else:

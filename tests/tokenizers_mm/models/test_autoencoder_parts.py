@@ -107,10 +107,11 @@ def test_the_halves_are_the_whole():
     torch.manual_seed(1)
     recon, quantized = model(IMAGE)
     torch.manual_seed(1)
-    half, grid = model.quantized(IMAGE)
-    assert grid == (4, 2)
+    half, vectors = model.quantized(IMAGE)
+    assert vectors.grid == (4, 2)
     assert torch.equal(half.z_BND, quantized.z_BND)
-    assert torch.equal(model.pixels(half.z_BND, grid), recon)
+    assert vectors.z_BND is half.z_BND
+    assert torch.equal(model.pixels(vectors), recon)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -123,9 +124,9 @@ def test_noise_is_that_of_unit_variance_latents(patch):
     image = IMAGE[:1].expand(count, -1, -1, -1)
     clean = model.quantized(image)[0].z_BND.detach()
     torch.manual_seed(0)
-    noisy, grid = model.train().quantized(image)
+    noisy, vectors = model.train().quantized(image)
     added = noisy.z_BND.detach() - clean
-    in_units = torch.nn.functional.pixel_unshuffle(added.transpose(1, 2).unflatten(2, grid), patch)
+    in_units = torch.nn.functional.pixel_unshuffle(added.transpose(1, 2).unflatten(2, vectors.grid), patch)
     in_units = in_units / std[:, None, None]
     sigma = in_units.flatten(1).square().mean(1).sqrt()  # 24 numbers an image
     assert 0 < float(sigma.min())
@@ -155,8 +156,8 @@ def test_weights_next_to_the_image_and_to_the_bottleneck(kind, end, quant_conv):
     @torch.no_grad()
     def read(factor):
         layer.mul_(factor)
-        h_BND, grid = model.features(IMAGE)
-        return h_BND if end == "bottleneck" else model.pixels(h_BND, grid)
+        features = model.features(IMAGE)
+        return features.z_BND if end == "bottleneck" else model.pixels(features)
 
     once, twice, none = read(1), read(2), read(0)
     torch.testing.assert_close(twice - none, 2 * (once - none), atol=1e-4, rtol=1e-4)

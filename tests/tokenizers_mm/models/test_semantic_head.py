@@ -202,9 +202,9 @@ def painted(seed, count=32):
 
 def text_loss(model, image, label):
     captions = [NAMES[index] for index in label.tolist()]
-    quantized, grid = model.quantized(image)
+    _, vectors = model.quantized(image)
     head = model.semantic
-    pooled_BD, text_BD = head(quantized.z_BND, grid).pooled_BD, head.text_features(captions)
+    pooled_BD, text_BD = head(*vectors).pooled_BD, head.text_features(captions)
     bias, scale = head.logit_bias, head.scale
     return contrastive(head.config.contrast, pooled_BD, text_BD, scale=scale, bias=bias, captions=captions)
 

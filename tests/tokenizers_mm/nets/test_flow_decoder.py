@@ -149,10 +149,10 @@ def test_a_generative_tokenizer():
     model = model_of()
     assert model.generative
     assert model.last_layer is model.decoder.pixels.project.weight
-    quantized, grid = model.train().quantized(IMAGE)
-    loss = model.velocity_loss(quantized.z_BND, grid, IMAGE)
+    _, vectors = model.train().quantized(IMAGE)
+    loss = model.velocity_loss(vectors, IMAGE)
     perturbed(model.decoder)
-    (grad,) = torch.autograd.grad(model.velocity_loss(quantized.z_BND, grid, IMAGE), model.quant_conv.weight)
+    (grad,) = torch.autograd.grad(model.velocity_loss(vectors, IMAGE), model.quant_conv.weight)
     assert loss.shape == ()
     assert bool(grad.any())
     model.eval()
@@ -162,16 +162,16 @@ def test_a_generative_tokenizer():
     plain = model_of(flow=None)
     assert not plain.generative
     with pytest.raises(ValueError, match="velocity_loss: this decoder is no flow"):
-        plain.velocity_loss(quantized.z_BND, grid, IMAGE)
+        plain.velocity_loss(vectors, IMAGE)
 
 
 def test_velocity_is_that_of_what_the_nets_see():
     model = model_of(pixel_mean=(0.0,), pixel_std=(1.0,))
-    quantized, grid = model.quantized(IMAGE)
+    _, vectors = model.quantized(IMAGE)
     torch.manual_seed(0)
-    loss = model.velocity_loss(quantized.z_BND, grid, IMAGE)
+    loss = model.velocity_loss(vectors, IMAGE)
     torch.manual_seed(0)
-    z_BDhw = model.post_quant_conv(quantized.z_BND.transpose(1, 2).unflatten(2, grid))
+    z_BDhw = model.post_quant_conv(vectors.as_map())
     assert torch.equal(loss, model.decoder.velocity_loss(z_BDhw, (IMAGE + 1) / 2))
 
 
@@ -182,8 +182,8 @@ def test_nested_tokens_and_every_prefix():
     for k in range(1, 6):
         assert model.decode(Tokens(codes_BNS=codes[:, :k])).shape == IMAGE.shape
     perturbed(model.decoder)
-    quantized, grid = model.train().quantized(IMAGE)
-    model.velocity_loss(quantized.z_BND, grid, IMAGE).backward()
+    _, vectors = model.train().quantized(IMAGE)
+    model.velocity_loss(vectors, IMAGE).backward()
     assert bool(model.mask_token_D.grad.any())
 
 

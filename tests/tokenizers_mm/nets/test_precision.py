@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
+from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.precision import run
 
@@ -178,7 +179,7 @@ def test_compiles_without_a_graph_break(backend, dtype):
         (model.encoder, (IMAGE.to(dtype),)),
         (model.decoder, (model.post_quant_conv(latent.to(dtype)),)),
         (lambda image: model.features(image)[0], (IMAGE,)),
-        (lambda z: model.pixels(z, grid), (latent.flatten(2).transpose(1, 2),)),
+        (lambda z: model.pixels(Vectors(z, grid)), (latent.flatten(2).transpose(1, 2),)),
     ]
     with torch.no_grad():
         for call, arguments in calls:

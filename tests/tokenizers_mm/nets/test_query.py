@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
+from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.nets import Geometry, QueryConfig
 from tokenizers_mm.nets.query import QueryDecoder, QueryEncoder, prefix_lengths, prefix_mask
 from tokenizers_mm.nets.transformer import TransformerConfig
@@ -104,7 +105,7 @@ def test_every_prefix_decodes_and_what_is_missing_does_not_matter(bottleneck):
         images.append(model.decode(prefix))
         z_BND = model.vectors(whole)[0].clone()
         z_BND[:, k:] = model.mask_token_D.detach()
-        torch.testing.assert_close(images[-1], model.pixels(z_BND, (6,)).detach(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(images[-1], model.pixels(Vectors(z_BND, (6,))).detach(), atol=1e-5, rtol=0)
     assert torch.equal(images[-1], model.decode(whole))
     assert all(float((a - b).abs().max()) > 1e-4 for a, b in pairwise(images))
     for grid, count in (((0,), 0), ((7,), 7), ((2, 3), 6), (((1, 1), (1, 2)), 3)):

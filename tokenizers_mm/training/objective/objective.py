@@ -69,20 +69,20 @@ class TokenizerObjective(nn.Module, Objective):
     def forward(self, batch: Tensor | Examples) -> Losses:
         """One pass; gradients of the networks behind the cuts are computed here, the tokenizer's by backward."""
         examples, c = Examples.of(batch), self.config
-        quantized, grid = self.autoencoder.quantized(examples.image_BCHW)
-        z_BND, scale = quantized.z_BND, Scale()
+        quantized, vectors = self.autoencoder.quantized(examples.image_BCHW)
+        (z_BND, grid), scale = vectors, Scale()
         terms, pair = dict[str, Tensor](), None
-        to_decoder_BND = z_BND
         if self.alignment is not None:
             terms["alignment"], to_decoder_BND = self._align(z_BND, grid, examples, scale)
+            vectors = vectors._replace(z_BND=to_decoder_BND)
         if c.pixels:
             image_BCHW = examples.image_BCHW.float()
-            recon_BCHW = self.autoencoder.pixels(to_decoder_BND, grid).float()
+            recon_BCHW = self.autoencoder.pixels(vectors).float()
             terms |= self._compare(recon_BCHW, image_BCHW, scale)
             if self.training and self.adversary is not None and self.adversary.trains(self.step):
                 pair = image_BCHW, recon_BCHW.detach()
         if c.velocity:
-            terms["velocity"] = c.velocity * self.autoencoder.velocity_loss(to_decoder_BND, grid, examples.image_BCHW)
+            terms["velocity"] = c.velocity * self.autoencoder.velocity_loss(vectors, examples.image_BCHW)
         if c.text or c.distillation:
             terms |= self._teach_head(z_BND, grid, examples)
         if c.bottleneck:
