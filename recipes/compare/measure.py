@@ -248,8 +248,8 @@ def _sample(settings: Settings, entries: Sequence[Entry]) -> list[Pixels]:
     """The images, or as many of them, evenly spread, as codecs write in reasonable time."""
     side = settings.size or entries[0].spec.image_size[0]
     left_out = LeftOut(settings.max_unreadable)  # names the images that none of the tokenizers will be given
-    how, ledger = preparation(preset(settings.preset), settings.size), left_out.ledger("images")
-    every = image_set(settings.images).pixels(side, settings.limit, prepare=how, ledger=ledger)
+    how, counter = preparation(preset(settings.preset), settings.size), left_out.counter("images")
+    every = image_set(settings.images).pixels(side, settings.limit, prepare=how, counter=counter)
     first = next(every, None)
     if first is None:
         raise ValueError(f"{settings.images}: there is nothing to measure")

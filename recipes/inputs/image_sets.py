@@ -56,8 +56,8 @@ class LeftOut:
         self._ledgers: dict[tuple[str, str], Unreadable] = {}
         self._said: set[str] = set()
 
-    def ledger(self, purpose: str) -> Callable[[str | Path, int], Unreadable]:
-        """From a folder and its number of images to their ledger: the same one whenever they are read again."""
+    def counter(self, purpose: str) -> Callable[[str | Path, int], Unreadable]:
+        """From a folder and its number of images to their counter: the same one whenever they are read again."""
 
         def make(where: str | Path, total: int) -> Unreadable:
             key, first = (purpose, str(where)), iter(range(_NAMED))
@@ -75,16 +75,16 @@ class LeftOut:
 
     def end(self) -> None:
         """Say how many were left out, where not all of them were named."""
-        for ledger in self._ledgers.values():
-            if len(ledger) > _NAMED:
-                self._say(f"{ledger.where}: {len(ledger)} of {ledger.total} images cannot be read and are left out")
+        for counter in self._ledgers.values():
+            if len(counter) > _NAMED:
+                self._say(f"{counter.where}: {len(counter)} of {counter.total} images cannot be read and are left out")
 
     def errors(self) -> dict[str, tuple[str, ...]]:
         """What was wrong with each image, by purpose; those for which none was left out are missing."""
         found: dict[str, tuple[str, ...]] = {}
-        for (purpose, _), ledger in self._ledgers.items():
-            if ledger.errors:
-                found[purpose] = (*found.get(purpose, ()), *map(str, ledger.errors.values()))
+        for (purpose, _), counter in self._ledgers.items():
+            if counter.errors:
+                found[purpose] = (*found.get(purpose, ()), *map(str, counter.errors.values()))
         return found
 
     def _say(self, text: str) -> None:
@@ -117,12 +117,12 @@ class ImageSet:
         limit: int | None = None,
         *,
         prepare: Callable[[Pixels], Pixels] = lambda pixels: pixels,
-        ledger: Callable[[str | Path, int], Unreadable] | None = None,
+        counter: Callable[[str | Path, int], Unreadable] | None = None,
     ) -> Iterator[Pixels]:
         """Uint8 [H, W, 3], each as `prepare` makes it.
 
         size    of sets that are drawn or padded to a size;  limit  only the first so many
-        ledger  from a folder and its number of images to what counts those that cannot be read; none: all must be
+        counter  from a folder and its number of images to what counts those that cannot be read; none: all must be
 
         Raises `TooManyUnreadable`, and `ValueError` where there is no such folder.
         """
@@ -132,7 +132,9 @@ class ImageSet:
             yield from map(prepare, _LABELLED[self.images](self.split, size).images_NHWC[:limit])
         else:
             files = find_images(self.images)[:limit]
-            unreadable = Unreadable(self.images, len(files), 0.0) if ledger is None else ledger(self.images, len(files))
+            unreadable = (
+                Unreadable(self.images, len(files), 0.0) if counter is None else counter(self.images, len(files))
+            )
             for file in files:
                 try:
                     image = read_image(file, prepare)
@@ -166,7 +168,7 @@ def probe_data(
     name: str,
     size: int,
     limit: int | None = None,
-    ledger: Callable[[str | Path, int], Unreadable] | None = None,
+    counter: Callable[[str | Path, int], Unreadable] | None = None,
 ) -> ProbeData:
     """Labelled images to probe on.
 
@@ -174,7 +176,7 @@ def probe_data(
             (trained on its training part, tested on the other), or a folder with labels (5 folds), or one with labelled
             folders train/ and test/ in it
     limit   use so many images of each part, evenly spread
-    ledger  see `ImageSet.pixels`
+    counter  see `ImageSet.pixels`
     """
     from tokenizers_mm.data import labelled_folder  # with torch behind them, which `check_images` is before
     from tokenizers_mm.measure import ProbeData
@@ -188,7 +190,7 @@ def probe_data(
     root = Path(name)
 
     def folder(path: Path) -> Labelled:
-        return _spread(labelled_folder(path, size, ledger=ledger), limit)
+        return _spread(labelled_folder(path, size, counter=counter), limit)
 
     if (root / "train").is_dir() and (root / "test").is_dir():
         parts = [folder(root / part) for part in ("train", "test")]

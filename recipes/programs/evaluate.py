@@ -160,8 +160,8 @@ class _Run:
     def batches(self, images: ImageSet, purpose: str, limit: int | None = None) -> Iterator[Tensor]:
         """Batches of neighbours of one size; native sizes differ."""
         waiting: list[Tensor] = []
-        ledger = self.left_out.ledger(purpose)
-        for pixels in images.pixels(self.side, limit or self.limit, prepare=self.prepare, ledger=ledger):
+        counter = self.left_out.counter(purpose)
+        for pixels in images.pixels(self.side, limit or self.limit, prepare=self.prepare, counter=counter):
             image_CHW = to_tensor(pixels)
             if waiting and (image_CHW.shape != waiting[0].shape or len(waiting) == _batch_size(waiting[0])):
                 yield torch.stack(waiting)
@@ -189,10 +189,10 @@ class _Run:
             few = list(self.batches(images, "images", self.limit or _TEACHER_IMAGES))
             yield from teacher_figures(self.model, teacher, few, protocol, device)
         if extras.probe is not None:
-            data = probe_data(extras.probe, self.side, extras.probe_limit, self.left_out.ledger("probe"))
+            data = probe_data(extras.probe, self.side, extras.probe_limit, self.left_out.counter("probe"))
             yield from probe_figures(self.model, data, self._as_labelled(data.name), device)
         if extras.zero_shot is not None:
-            data = probe_data(extras.zero_shot, self.side, extras.probe_limit, self.left_out.ledger("zero-shot"))
+            data = probe_data(extras.zero_shot, self.side, extras.probe_limit, self.left_out.counter("zero-shot"))
             yield from zero_shot_figures(self.model, data, self._as_labelled(data.name), device=device)
 
     def _as_labelled(self, name: str) -> Any:

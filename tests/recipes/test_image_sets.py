@@ -99,44 +99,44 @@ def test_images_that_cannot_be_read_are_left_out_named_and_counted(tmp_path: Pat
     folder, said = broken(tmp_path / "in", "a/05x.png", "b/z.jpg"), []
     left_out = LeftOut(0.1, said.append)
     for _ in range(2):  # read again, they are not counted twice
-        pixels = list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("images")))
+        pixels = list(image_set(str(folder)).pixels(8, counter=left_out.counter("images")))
         assert [int(image[0, 0, 0]) for image in pixels] == list(range(20))
     left_out.end()
     assert [line.partition(":")[0] for line in said] == [str(folder / "a/05x.png"), str(folder / "b/z.jpg")]
     assert [error.partition(":")[0] for error in left_out.errors()["images"]] == [line.split(":")[0] for line in said]
     assert list(left_out.errors()) == ["images"]
     # A limit is on the files, so that the sample is theirs: one of the first six is missing.
-    assert len(list(image_set(str(folder)).pixels(8, 7, ledger=LeftOut(0.5, print).ledger("images")))) == 6
+    assert len(list(image_set(str(folder)).pixels(8, 7, counter=LeftOut(0.5, print).counter("images")))) == 6
 
 
 def test_above_the_share_there_is_no_sample(tmp_path: Path) -> None:
     folder = broken(tmp_path / "in", "a/05x.png", "b/z.jpg", "b/y.jpg")
-    for ledger in (LeftOut(0.1, print).ledger("images"), None):  # nobody counts: all must be readable
+    for counter in (LeftOut(0.1, print).counter("images"), None):  # nobody counts: all must be readable
         with pytest.raises(TooManyUnreadable, match=r"in: .* of 23 images.*first: .*05x\.png: header"):
-            list(image_set(str(folder)).pixels(8, ledger=ledger))
+            list(image_set(str(folder)).pixels(8, counter=counter))
     only = tmp_path / "only"
     only.mkdir()
     (only / "a.png").touch()
     for read in (
-        lambda ledger: list(image_set(str(only)).pixels(8, ledger=ledger)),
-        lambda ledger: labelled(only, ledger),
+        lambda ledger: list(image_set(str(only)).pixels(8, counter=counter)),
+        lambda ledger: labelled(only, counter),
     ):
         with pytest.raises(TooManyUnreadable, match=r"only: none of its 1 images can be read; the first: .*a\.png"):
-            read(LeftOut(1.0, print).ledger("images"))
+            read(LeftOut(1.0, print).counter("images"))
     with pytest.raises(ValueError, match=r"max_unreadable=1\.5"):
         LeftOut(1.5)
 
 
-def labelled(folder: Path, ledger) -> Labelled:  # type: ignore[no-untyped-def]
+def labelled(folder: Path, counter) -> Labelled:  # type: ignore[no-untyped-def]
     (folder / "captions.jsonl").write_text('{"file": "a.png", "caption": "x", "label": 0}')
-    return probe_data(str(folder), 8, ledger=ledger).train
+    return probe_data(str(folder), 8, counter=counter).train
 
 
 def test_many_are_named_in_part_and_then_counted(tmp_path: Path) -> None:
     folder, said = broken(tmp_path / "in", *[f"b/{number}.png" for number in range(5)]), []
     left_out = LeftOut(0.5, said.append)
-    list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("images")))
-    list(image_set(str(folder)).pixels(8, ledger=left_out.ledger("probe")))
+    list(image_set(str(folder)).pixels(8, counter=left_out.counter("images")))
+    list(image_set(str(folder)).pixels(8, counter=left_out.counter("probe")))
     left_out.end()
     assert len(said) == 4  # the same file is not named twice, whatever it was for
     assert said[-1].startswith(f"{folder}: 5 of 25 images")
@@ -146,7 +146,9 @@ def test_many_are_named_in_part_and_then_counted(tmp_path: Path) -> None:
 def test_images_that_cannot_be_prepared_are_left_out_too(tmp_path: Path) -> None:
     folder, left_out = broken(tmp_path / "in"), LeftOut(0.1, lambda _: None)
     Image.new("L", (1, 40_000)).save(folder / "a" / "narrow.png")
-    pixels = image_set(str(folder)).pixels(8, prepare=lambda p: resize_shorter(p, 64), ledger=left_out.ledger("images"))
+    pixels = image_set(str(folder)).pixels(
+        8, prepare=lambda p: resize_shorter(p, 64), counter=left_out.counter("images")
+    )
     assert [image.shape[0] for image in pixels] == [64] * 20
     assert "narrow.png: preprocess: 1 x 40000" in left_out.errors()["images"][0]
 
@@ -154,7 +156,7 @@ def test_images_that_cannot_be_prepared_are_left_out_too(tmp_path: Path) -> None
 def test_labelled_folders_keep_what_belongs_to_the_images_left(tmp_path: Path) -> None:
     folder, left_out = broken(tmp_path / "in", "a/05x.png", "b/z.jpg"), LeftOut(0.1, lambda _: None)
     Image.new("L", (9, 9)).save(folder / "b" / "good.png")
-    data = probe_data(str(folder), 8, ledger=left_out.ledger("probe")).train
+    data = probe_data(str(folder), 8, counter=left_out.counter("probe")).train
     assert (len(data), data.classes, data.keys[-1]) == (21, ("a", "b"), "b/good.png")
     assert data.labels_N.tolist() == [0] * 20 + [1]
     assert data.captions == ("a",) * 20 + ("b",)

@@ -122,13 +122,13 @@ def labelled_folder(
     size: int,
     *,
     limit: int | None = None,
-    ledger: Callable[[str | Path, int], Unreadable] | None = None,
+    counter: Callable[[str | Path, int], Unreadable] | None = None,
 ) -> Labelled:
     """An image folder with its captions and labels in memory: shorter side resized to `size`, centre cropped.
 
     Captions are the names of the classes where there are only labels, and labels are unknown where there are none.
     limit   keeps the first so many images
-    ledger  called with the folder and the number of images: counts those that cannot be read, which are left out
+    counter  called with the folder and the number of images: counts those that cannot be read, which are left out
 
     Raises `ValueError` as `CaptionedFolder` does, `TooManyUnreadable`, and without a ledger `ImageError`.
     """
@@ -136,7 +136,7 @@ def labelled_folder(
     notes = read_notes(path, files)
     captions = notes.captions or tuple(notes.classes[label] for label in notes.labels)
     keys, preprocess = [file.relative_to(path).as_posix() for file in files[:limit]], Preprocess(size)
-    unreadable, images = None if ledger is None else ledger(path, len(keys)), {}
+    unreadable, images = None if counter is None else counter(path, len(keys)), {}
     for index, key in enumerate(keys):
         try:
             images[index] = read_image(files[index], preprocess)
