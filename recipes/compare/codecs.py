@@ -19,7 +19,7 @@ from PIL import Image
 from tokenizers_mm.measure import VARIANTS, Codec
 from tokenizers_mm.report import Pixels
 
-__all__ = ["CodecPoint", "at_rate", "codec_curve", "evenly", "in_one_file", "spread"]
+__all__ = ["CodecPoint", "at_rate", "codec_curve", "strided", "in_one_file", "evenly_spaced"]
 
 _SMALL = 64
 _QUALITIES: dict[Codec, tuple[int, ...]] = {
@@ -70,7 +70,7 @@ def in_one_file(images: Sequence[Pixels]) -> bool:
     return max(images[0].shape[:2]) <= _SMALL and len({pixels.shape for pixels in images}) == 1
 
 
-def evenly(items: Iterable[T], most: int) -> list[T]:
+def strided(items: Iterable[T], most: int) -> list[T]:
     """Every, every second, every fourth ... item from the first: as many as `most` (2 or more) allows, however many."""
     kept: list[T] = []
     stride = 1
@@ -85,7 +85,7 @@ def evenly(items: Iterable[T], most: int) -> list[T]:
     return kept
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """So many of them, at even distances, first and last included."""
     index = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[number] for number in index]

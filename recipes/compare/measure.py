@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from recipes.compare.codecs import CodecPoint, codec_curve, evenly, in_one_file, spread
+from recipes.compare.codecs import CodecPoint, codec_curve, in_one_file, spread, strided
 from recipes.compare.entries import Entry, common_size, entry_of, open_model, text_of, unique_names
 from recipes.inputs import LeftOut, TokenizerSource, image_set
 from recipes.programs import Extras, evaluate_images, preparation
@@ -37,10 +37,10 @@ from tokenizers_mm.report import Pixels
 from tokenizers_mm.runtime import choose_device
 from tokenizers_mm.traits import downsampling_of
 
-__all__ = ["CODECS", "Comparison", "Measured", "Settings", "apart", "compare_tokenizers"]
+__all__ = ["CODECS", "Comparison", "Measured", "Settings", "in_fresh_process", "compare_tokenizers"]
 
 CODECS: tuple[Codec, ...] = ("jpeg", "webp")
-MOST = 10
+MAX_TOKENIZERS = 10
 _CODEC_PIXELS = 2**20
 R = TypeVar("R")
 
@@ -166,8 +166,8 @@ def compare_tokenizers(
     Raises `ValueError` for no tokenizers or too many, images of sizes that not all can take, objects whose speed
     should be measured, and what `open_tokenizer`, `evaluate_images` and the images' files raise.
     """
-    if not 1 <= len(sources) <= MOST:
-        raise ValueError(f"{len(sources)} tokenizers: a comparison takes 1 to {MOST}")
+    if not 1 <= len(sources) <= MAX_TOKENIZERS:
+        raise ValueError(f"{len(sources)} tokenizers: a comparison takes 1 to {MAX_TOKENIZERS}")
     for source in sources:
         if settings.speed and not isinstance(source, str | Path):
             raise ValueError(
@@ -179,12 +179,12 @@ def compare_tokenizers(
     entries = [entry_of(source, name) for source, name in named]
     settings = replace(settings, size=common_size(entries, settings.images, settings.size), probe=_probe(settings))
     sample = _sample(settings, entries)
-    originals = tuple(spread(sample, settings.pictures))
+    originals = tuple(evenly_spaced(sample, settings.pictures))
     tokenizers = []
     for entry, source in zip(entries, sources, strict=True):
         progress(f"measuring {entry.name}: {entry.what}")
         arguments = (entry, source, settings, originals)
-        tokenizers.append(apart(_measured, *arguments) if settings.speed else _measured(*arguments))
+        tokenizers.append(in_fresh_process(_measured, *arguments) if settings.speed else _measured(*arguments))
     progress("writing JPEG and WebP at every quality")
     return Comparison(
         settings=settings,
@@ -198,7 +198,7 @@ def compare_tokenizers(
     )
 
 
-def apart(function: Callable[..., R], *arguments: Any) -> R:
+def in_fresh_process(function: Callable[..., R], *arguments: Any) -> R:
     """Call it in a fresh process, which is gone afterwards; what it raises is raised here."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -245,7 +245,7 @@ def _reconstructed(model: Tokenizer, originals: Sequence[Pixels], device: str) -
 
 
 def _sample(settings: Settings, entries: Sequence[Entry]) -> list[Pixels]:
-    """The images, or as many of them, evenly spread, as codecs write in reasonable time."""
+    """The images, or as many of them, evenly evenly_spaced, as codecs write in reasonable time."""
     side = settings.size or entries[0].spec.image_size[0]
     left_out = LeftOut(settings.max_unreadable)  # names the images that none of the tokenizers will be given
     how, counter = preparation(preset(settings.preset), settings.size), left_out.counter("images")
@@ -253,7 +253,7 @@ def _sample(settings: Settings, entries: Sequence[Entry]) -> list[Pixels]:
     first = next(every, None)
     if first is None:
         raise ValueError(f"{settings.images}: there is nothing to measure")
-    sample = evenly(chain([first], every), max(2, _CODEC_PIXELS // first[..., 0].size))
+    sample = strided(chain([first], every), max(2, _CODEC_PIXELS // first[..., 0].size))
     left_out.end()
     return sample
 

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from recipes import cli
 from recipes.compare import measure
-from recipes.compare.codecs import at_rate, codec_curve, evenly, in_one_file, spread
+from recipes.compare.codecs import at_rate, codec_curve, in_one_file, spread, strided
 from recipes.compare.entries import Entry, common_size, entry_of, unique_names
-from recipes.compare.measure import Comparison, Settings, apart, compare_tokenizers
+from recipes.compare.measure import Comparison, Settings, compare_tokenizers, in_fresh_process
 from recipes.compare.page import write_comparison
 from recipes.compare.tables import codec_table, figure_tables, tokenizer_table
 from recipes.programs.evaluate import Extras, evaluate_images
@@ -202,7 +202,7 @@ def test_speed_is_measured_in_a_process_of_its_own(folder: Path, monkeypatch: py
         calls.append(arguments[0].name)
         return function(*arguments)
 
-    monkeypatch.setattr(measure, "apart", recorded)
+    monkeypatch.setattr(measure, "in_fresh_process", recorded)
     settings = Settings(images=str(folder / "tones"), probe="none", limit=4)
     result = compare_tokenizers([str(folder / "fsq"), str(folder / "vae")], settings, names=["a", "b"])
     assert calls == ["a", "b"]
@@ -216,9 +216,9 @@ def test_speed_is_measured_in_a_process_of_its_own(folder: Path, monkeypatch: py
 
 
 def test_apart_is_another_process_and_errors_come_back() -> None:
-    assert apart(os.getpid) != os.getpid()
+    assert in_fresh_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match="invalid literal"):
-        apart(int, "x")
+        in_fresh_process(int, "x")
 
 
 def test_images_that_cannot_be_read_are_left_out_of_everything(folder: Path, tmp_path: Path) -> None:
@@ -333,12 +333,12 @@ def test_what_takes_oblong_images_only_is_refused(tmp_path: Path) -> None:
 
 def test_evenly_keeps_a_regular_part_of_any_length() -> None:
     for count in range(1, 70):
-        kept = evenly(range(count), 8)
+        kept = strided(range(count), 8)
         assert kept == list(range(0, count, kept[1] if len(kept) > 1 else 1))
         assert min(count, 5) <= len(kept) <= 8
-    assert evenly(range(3), 8) == [0, 1, 2]
-    assert spread("abcdefghi", 3) == ["a", "e", "i"]
-    assert spread("ab", 5) == ["a", "b"]
+    assert strided(range(3), 8) == [0, 1, 2]
+    assert evenly_spaced("abcdefghi", 3) == ["a", "e", "i"]
+    assert evenly_spaced("ab", 5) == ["a", "b"]
 
 
 def blobs(count: int, side: int) -> list[Pixels]:
