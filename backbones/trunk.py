@@ -62,7 +62,7 @@ class Trunk(Transformer):
 
 def _block(config: TrunkConfig) -> Block:
     width = config.width
-    attention = Attention(width, config.heads, bias=False, qk_norm="layer", explicit_on_cpu=True)
+    attention = Attention(width, config.heads, qkv_bias=False, out_bias=False, qk_norm="layer", explicit_on_cpu=True)
     nn.init.zeros_(attention.out.weight)
     mlp = SwiGLU(width)
     nn.init.zeros_(mlp.down.weight)

@@ -52,7 +52,7 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     kv_heads  heads of keys and values (default: as many as of queries), which must divide `heads`
-    bias      of both linear layers
+    qkv_bias  of the layer that gives queries, keys and values; out_bias  of the last
     qk_norm   normalise the queries and keys of every head, sharpened by one learned number a head, 1 at first
     explicit_on_cpu  there write the products out: at short lengths the backward pass of the fused bfloat16 kernel
                      takes three to eight times as long
@@ -66,7 +66,8 @@ class Attention(nn.Module):
         heads: int,
         *,
         kv_heads: int | None = None,
-        bias: bool = True,
+        qkv_bias: bool = True,
+        out_bias: bool = True,
         qk_norm: QKNorm = "none",
         explicit_on_cpu: bool = False,
     ) -> None:
@@ -78,9 +79,9 @@ class Attention(nn.Module):
             )
         self.heads, self.kv_heads = heads, kv_heads
         self.qk_norm, self.explicit_on_cpu = qk_norm, explicit_on_cpu
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * (width // heads), bias=bias)
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * (width // heads), bias=qkv_bias)
         self.sharpness = None if qk_norm == "none" else nn.Parameter(torch.ones(heads, 1))
-        self.out = nn.Linear(width, width, bias=bias)
+        self.out = nn.Linear(width, width, bias=out_bias)
 
     def forward(
         self,
@@ -95,20 +96,25 @@ class Attention(nn.Module):
         mask   True where a position (row) may look at another (column): [L, K] or [B, L, K]; default: everywhere
         cache  earlier positions, to which these are added
         """
-        heads, both = self.heads, self.heads + self.kv_heads
-        qkv_BLND = self.qkv(x_BLE).view(*x_BLE.shape[:2], both + self.kv_heads, -1)
-        qk_BLXD, v_BLGD = normalised(qkv_BLND[:, :, :both], self.qk_norm), qkv_BLND[:, :, both:]
-        if turns is not None:
-            cos, sin = turns
-            qk_BLXD = rotate(qk_BLXD, (cos.to(v_BLGD.dtype), sin.to(v_BLGD.dtype)))
-        q_BLHD, k_BLGD = qk_BLXD[:, :, :heads], qk_BLXD[:, :, heads:]
-        if self.sharpness is not None:
-            q_BLHD = q_BLHD * self.sharpness.view(-1, 1).to(q_BLHD.dtype)
-        # Under autocast products of weights are half-precision, and what is normalised may not be.
-        q_BHLD, k_BGLD, v_BGLD = (x.to(v_BLGD.dtype).transpose(1, 2) for x in (q_BLHD, k_BLGD, v_BLGD))
+        q_BHLD, k_BGLD, v_BGLD = self._projected(x_BLE, turns)
         if cache is not None:
             k_BGLD, v_BGLD = cache.extend(k_BGLD, v_BGLD)
         explicit = self.explicit_on_cpu and x_BLE.device.type == "cpu"
         mixed_BHLD = attend(q_BHLD, k_BGLD, v_BGLD, mask, explicit=explicit)
         out: Tensor = self.out(mixed_BHLD.transpose(1, 2).flatten(2))
         return out
+
+    def _projected(self, x_BLE: Tensor, turns: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, L, D], keys and values [B, G, L, D]; queries and keys are normalised and turned at once."""
+        heads, both = self.heads, self.heads + self.kv_heads
+        qkv_BLND = self.qkv(x_BLE).view(*x_BLE.shape[:2], both + self.kv_heads, -1)
+        qk_BLXD, v_BLGD = normalised(qkv_BLND[:, :, :both], self.qk_norm), qkv_BLND[:, :, both:]
+        if turns is not None:
+            cos, sin = (x.to(v_BLGD.dtype) for x in turns)
+            qk_BLXD = rotate(qk_BLXD, (cos, sin))
+        q_BLHD, k_BLGD = qk_BLXD[:, :, :heads], qk_BLXD[:, :, heads:]
+        if self.sharpness is not None:
+            q_BLHD = q_BLHD * self.sharpness.view(-1, 1).to(q_BLHD.dtype)  # some models have it as [H, 1, 1]
+        # Under autocast products of weights are half-precision, and what is normalised may not be.
+        q_BLHD, k_BLGD = q_BLHD.to(v_BLGD.dtype), k_BLGD.to(v_BLGD.dtype)
+        return q_BLHD.transpose(1, 2), k_BLGD.transpose(1, 2), v_BLGD.transpose(1, 2)

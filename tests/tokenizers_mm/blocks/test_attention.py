@@ -69,27 +69,30 @@ def test_attend_is_the_formula(explicit, kv_heads, mask):
     given = {"none": None, "shared": allowed["shared"][0], "each": allowed["each"]}
     wanted = each_head(q, k, v, allowed[mask])
     torch.testing.assert_close(attend(q, k, v, given[mask], explicit=explicit), wanted)
-    assert not torch.allclose(attend(q, k, v, ~some_mask(2, 3, 5).roll(1, -1), explicit=explicit), wanted)
+    other = ~allowed[mask]
+    other[..., :2] = True
+    assert not torch.allclose(attend(q, k, v, other, explicit=explicit), wanted)
     if kv_heads == 2:  # neighbouring heads share keys, not every other head
         assert not torch.allclose(each_head(q, k.flip(1), v, allowed[mask]), wanted)
 
 
 @pytest.mark.parametrize("qk_norm", ["none", "layer", "rms"])
 @pytest.mark.parametrize("kv_heads", [None, 2])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("qkv_bias", "out_bias"), [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("explicit", [True, False])
-def test_self_attention_is_the_formula(qk_norm, kv_heads, bias, explicit):
-    options = {"kv_heads": kv_heads, "bias": bias, "qk_norm": qk_norm, "explicit_on_cpu": explicit}
+def test_self_attention_is_the_formula(qk_norm, kv_heads, qkv_bias, out_bias, explicit):
+    biases = {"qkv_bias": qkv_bias, "out_bias": out_bias}
+    options = biases | {"kv_heads": kv_heads, "qk_norm": qk_norm, "explicit_on_cpu": explicit}
     layer = with_random_weights(Attention(WIDTH, HEADS, **options))
     x, mask, turns = random(2, 5, WIDTH), some_mask(2, 5, 5), rotation(random(5, 1), DIM, 100.0)
     shared = (kv_heads or HEADS) * DIM
-    projected = x @ layer.qkv.weight.T + (layer.qkv.bias if bias else 0)
+    projected = x @ layer.qkv.weight.T + (layer.qkv.bias if qkv_bias else 0)
     q, k, v = (part.view(2, 5, -1, DIM) for part in projected.split([WIDTH, shared, shared], -1))
     q, k = (rotate(normalised(part, qk_norm), turns) for part in (q, k))
     if qk_norm != "none":
         q = q * layer.sharpness.view(HEADS, 1)
     mixed = each_head(*(part.transpose(1, 2) for part in (q, k, v)), mask).transpose(1, 2).reshape(2, 5, WIDTH)
-    wanted = mixed @ layer.out.weight.T + (layer.out.bias if bias else 0)
+    wanted = mixed @ layer.out.weight.T + (layer.out.bias if out_bias else 0)
     torch.testing.assert_close(layer(x, turns, mask), wanted)
     assert not torch.allclose(layer(x, None, mask), wanted)
     assert not torch.allclose(layer(x, turns), wanted)
@@ -106,7 +109,10 @@ def test_queries_and_keys_are_normalised_by_name(norm, centred, eps):
 
 
 def test_parameters_are_those_of_the_options():
-    names = {name: tuple(p.shape) for name, p in Attention(24, 6, kv_heads=2, bias=False).named_parameters()}
+    names = {
+        name: tuple(p.shape)
+        for name, p in Attention(24, 6, kv_heads=2, qkv_bias=False, out_bias=False).named_parameters()
+    }
     assert names == {"qkv.weight": (40, 24), "out.weight": (24, 24)}
     layer = Attention(24, 6, qk_norm="rms")
     assert {name for name, _ in layer.named_parameters()} == {
