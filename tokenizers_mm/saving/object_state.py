@@ -144,9 +144,9 @@ def _attributes(value: Any) -> dict[str, Any] | None:
     slotted = [kind for kind in type(value).__mro__ if "__slots__" in vars(kind)]
     if not hasattr(value, "__dict__") and not slotted and type(value) is not object:
         return None
-    slots = (item for kind in slotted for item in vars(kind).items() if isinstance(item[1], types.MemberDescriptorType))
     if isinstance(value, TokenSpec):
         return value.identity()
+    slots = (item for kind in slotted for item in vars(kind).items() if isinstance(item[1], types.MemberDescriptorType))
     found = {name: getattr(value, name) for name, _ in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
     if isinstance(value, nn.Module):
         return {name: part for name, part in found.items() if name not in _BOOKKEEPING}
