@@ -19,9 +19,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from backbones import text
-from backbones.embed import CodeEmbedding, CodeHead, ConditionEmbedding, GridEmbedding, check_condition, condition_of
+from backbones.codes import CodeEmbedding, CodeHead
+from backbones.embed import ConditionEmbedding, GridEmbedding, check_condition, check_labels, condition_of
 from backbones.guidance import check_scale, guide
 from backbones.mask import prefix_mask
+from backbones.sampling import check_draw, draw
 from backbones.trunk import Trunk, TrunkConfig
 from tokenizers_mm.api import Batch, Condition, Tokens, TokenSpec
 from tokenizers_mm.blocks import KeyValueCache, zero_linear
@@ -100,7 +102,13 @@ class Autoregressive(nn.Module):
         """
         codes_BNS = self._checked(batch.tokens)
         config = self.config
-        condition = condition_of(batch.captions, batch.labels_B, classes=config.classes, batch=len(batch))
+        condition = condition_of(
+            batch.captions,
+            batch.labels_B,
+            classes=config.classes,
+            batch=len(batch),
+            label_range=batch.label_range,
+        )
         drop_B = torch.rand(len(batch), device=codes_BNS.device) < config.drop_condition if self.training else None
         losses = {"image": torch.stack(self.image_nats(codes_BNS, condition, drop_B)).mean()}
         if config.writes_captions:
@@ -153,7 +161,8 @@ class Autoregressive(nn.Module):
         use_cache    False recomputes all earlier positions at every step (the reference the cache is tested against)
         """
         check_scale(guidance)
-        _check_draw(temperature, top_k, top_p)
+        check_draw(temperature, top_k, top_p)
+        check_labels(condition, self.config.classes)
         prefix_BPE, valid_BP = self._guided_prefix(condition, guidance)
         generator = None if seed is None else torch.Generator(prefix_BPE.device).manual_seed(seed)
         batch, streams, places_LE = len(condition), self.spec.streams, self._places()
@@ -165,7 +174,7 @@ class Autoregressive(nn.Module):
             logits_BV = self._code_logits(advance(inputs_BE), symbol % streams).float()
             if guidance != 1:
                 logits_BV = guide(logits_BV[:batch], logits_BV[batch:], guidance)
-            codes.append(_draw(logits_BV, temperature, top_k, top_p, generator))
+            codes.append(draw(logits_BV, temperature, top_k, top_p, generator))
             symbol_BE = self.codes(codes[-1], symbol % streams)
         return Tokens(codes_BNS=torch.stack(codes, 1).view(batch, -1, streams), grid=self.spec.grid)
 
@@ -262,27 +271,3 @@ def _positions(prefix: int, targets: int, device: torch.device) -> Tensor:
 
 def _nats(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none").view(target.shape)
-
-
-def _check_draw(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature}: expected 0 (most likely code) or more")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: expected at least 1, or None for all codes")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: expected a probability in (0, 1], or None")
-
-
-def _draw(
-    logits_BV: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
-) -> Tensor:
-    """One code [B] per row of logits."""
-    if temperature == 0:
-        return logits_BV.argmax(-1)
-    sorted_BV, order_BV = (logits_BV / temperature).sort(-1, descending=True)
-    if top_k is not None:
-        sorted_BV[:, top_k:] = -torch.inf
-    p_BV = sorted_BV.softmax(-1)
-    if top_p is not None:  # a code stays while the codes before it do not yet hold top_p
-        p_BV = p_BV * (p_BV.cumsum(-1) - p_BV < top_p)
-    return order_BV.gather(1, torch.multinomial(p_BV, 1, generator=generator))[:, 0]

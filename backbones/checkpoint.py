@@ -12,24 +12,39 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backbones.autoregressive import Autoregressive, AutoregressiveConfig
+from backbones.codes import code_tables
 from backbones.flow import Flow, FlowConfig
-from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.api import Quantizer, TokenSpec
 
 KINDS: dict[str, type[Autoregressive] | type[Flow]] = {"autoregressive": Autoregressive, "flow": Flow}
 
 
 def build(
-    kind: str, options: dict[str, object], spec: TokenSpec, codebook_VD: Tensor | None = None
+    kind: str,
+    options: dict[str, object],
+    spec: TokenSpec,
+    codebook_VD: Tensor | None = None,
+    quantizer: Quantizer | None = None,
 ) -> Autoregressive | Flow:
-    """A fresh generator; `codebook_VD` helps an autoregressive one. Raises `ValueError` for what does not exist."""
+    """A fresh generator. Raises `ValueError` for what does not exist.
+
+    The vectors of codes help an autoregressive one, from whichever is there:
+    codebook_VD  of all codes, the streams' tables below each other
+    quantizer    the one that gave the codes, as a token store keeps it
+    """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
     try:
         if kind == "flow":
             return Flow(FlowConfig(**options), spec)  # type: ignore[arg-type]
-        return Autoregressive(AutoregressiveConfig(**options), spec, codebook_VD)  # type: ignore[arg-type]
+        config = AutoregressiveConfig(**options)  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(f"options of {kind}: {error}") from error
+    if codebook_VD is None and quantizer is not None:
+        if quantizer.codes != spec.codes:
+            raise ValueError(f"quantizer has codes={quantizer.codes}, the tokens have {spec.codes}: it made others")
+        codebook_VD = code_tables(quantizer)
+    return Autoregressive(config, spec, codebook_VD)
 
 
 def save(generator: Autoregressive | Flow, folder: str | Path) -> None:

@@ -1,7 +1,6 @@
-"""Everything that becomes a position of the transformer: codes, latents, places in the grid, conditions.
+"""What becomes a position of the transformer beside tokens: places in the grid, and conditions.
 
-Shape letters: B batch, N positions, S streams, V rows of a table, D channels of a latent, E width, W text pieces,
-P prefix positions, K coordinates.
+Shape letters: B batch, N positions, E width, W text pieces, P prefix positions, K coordinates.
 """
 
 from __future__ import annotations
@@ -13,71 +12,7 @@ from torch import Tensor, nn
 
 from backbones import text
 from tokenizers_mm.api import Condition, TokenSpec
-from tokenizers_mm.blocks import zero_linear
 from tokenizers_mm.geometry import single_grids
-
-
-class CodeEmbedding(nn.Module):
-    """Vectors of codes: a learned row per code, plus an MLP of the code's own vector where a codebook is given.
-
-    Codes that look alike then start alike, which teaches captions several times faster than ids alone.
-
-    codes        vocabulary of each stream
-    codebook_VD  vectors of all codes, the streams' tables below each other (V = sum of `codes`)
-    """
-
-    codebook: Tensor | None
-    offsets: Tensor
-
-    def __init__(self, codes: tuple[int, ...], width: int, codebook_VD: Tensor | None = None) -> None:
-        super().__init__()
-        offsets = [sum(codes[:stream]) for stream in range(len(codes))]
-        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
-        self.register_buffer("codebook", None if codebook_VD is None else standardized(codebook_VD, codes))
-        self.table = nn.Embedding(sum(codes), width)
-        nn.init.normal_(self.table.weight, std=0.5 if codebook_VD is None else 0.02)
-        if codebook_VD is not None:
-            dim = codebook_VD.shape[1]
-            self.mlp = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, codes: Tensor, stream: int | None = None) -> Tensor:
-        """Vectors [..., S, E] of codes [..., S]; with `stream`, [..., E] of codes [...] of that stream alone."""
-        rows = codes + (self.offsets if stream is None else self.offsets[stream])
-        x: Tensor = self.table(rows)
-        return x if self.codebook is None else x + self.mlp(self.codebook[rows])
-
-
-def standardized(codebook_VD: Tensor, codes: tuple[int, ...]) -> Tensor:
-    """The codebook in float32 with mean 0 and deviation 1 in every channel; `ValueError` where its rows do not fit."""
-    if codebook_VD.ndim != 2 or len(codebook_VD) != sum(codes):
-        raise ValueError(
-            f"codebook_VD has shape {tuple(codebook_VD.shape)}: expected one row for each of the "
-            f"{sum(codes)} codes of vocabularies {codes}"
-        )
-    table = codebook_VD.detach().float()
-    return (table - table.mean(0)) / table.std(0).clamp_min(1e-6)
-
-
-class CodeHead(nn.Module):
-    """Logits of one stream: a learned row per code, plus features of the code's own vector where there is one.
-
-    What is learned about a code then holds for the codes that look alike. All logits start at zero.
-    """
-
-    def __init__(self, size: int, width: int, dim: int | None) -> None:
-        super().__init__()
-        self.rows = zero_linear(width, size)
-        self.features = None if dim is None else nn.Linear(dim, width)
-        if dim is not None:
-            self.gain = nn.Parameter(torch.zeros(width))
-
-    def forward(self, h: Tensor, codebook_VD: Tensor | None) -> Tensor:
-        """Logits [..., V] of hidden states [..., E]; `codebook_VD` holds the vectors of this stream's codes."""
-        if self.features is None or codebook_VD is None:
-            logits: Tensor = self.rows(h)
-            return logits
-        shared_VE = nn.functional.silu(self.features(codebook_VD)) * self.gain
-        return nn.functional.linear(h, self.rows.weight + shared_VE, self.rows.bias)
 
 
 class GridEmbedding(nn.Module):
@@ -145,7 +80,9 @@ class ConditionEmbedding(nn.Module):
 
     def _ids(self, condition: Condition) -> tuple[Tensor, Tensor]:
         if self.classes:
-            labels_B = check_labels(condition, self.classes)
+            labels_B = labels_of(condition, self.classes)
+            if labels_B.device.type == "cpu":  # others were read where they came in: a step waits for no device
+                check_labels(labels_B, self.classes)
             return labels_B[:, None], torch.ones_like(labels_B[:, None], dtype=torch.bool)
         if isinstance(condition, Tensor):
             raise ValueError("condition is a tensor of labels but this generator reads captions (classes=0)")
@@ -162,20 +99,40 @@ def check_condition(classes: int, drop_condition: float, max_text: int) -> None:
         raise ValueError(f"max_text={max_text}: a caption needs at least 1 byte")
 
 
-def check_labels(condition: Condition, classes: int) -> Tensor:
-    """Labels [B] int64 in 0..classes-1, or `ValueError`."""
+def labels_of(condition: Condition, classes: int) -> Tensor:
+    """Labels [B] int64, of which no value is read; `ValueError` for anything else."""
     if not isinstance(condition, Tensor) or condition.ndim != 1 or condition.dtype != torch.int64:
         raise ValueError(f"this generator reads class labels: expected an int64 tensor [B] of 0..{classes - 1}")
     if not len(condition):
         raise ValueError("labels are empty: expected one label per image")
-    low, high = int(condition.min()), int(condition.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"labels lie in [{low}, {high}]: this generator has the classes 0..{classes - 1}")
     return condition
 
 
-def condition_of(captions: Sequence[str], labels_B: Tensor | None, *, classes: int, batch: int) -> Condition:
-    """The condition a batch of `batch` images trains on; `ValueError` where it is missing or does not pair."""
+def check_labels(condition: Condition, classes: int, known: tuple[int, int] | None = None) -> None:
+    """Raise `ValueError` unless all labels are 0..classes-1; captions (classes=0) pass.
+
+    known  least and greatest label; without it the labels are read, which waits for their device
+    """
+    if not classes:
+        return
+    labels_B = labels_of(condition, classes)
+    low, high = known or (int(labels_B.min()), int(labels_B.max()))
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels lie in [{low}, {high}]: this generator has the classes 0..{classes - 1}")
+
+
+def condition_of(
+    captions: Sequence[str],
+    labels_B: Tensor | None,
+    *,
+    classes: int,
+    batch: int,
+    label_range: tuple[int, int] | None = None,
+) -> Condition:
+    """The condition a batch of `batch` images trains on; `ValueError` where it is missing or does not pair.
+
+    label_range  that of the labels where it is known, see `Batch`
+    """
     if not batch:
         raise ValueError("the batch holds no images")
     if classes and labels_B is None:
@@ -186,4 +143,5 @@ def condition_of(captions: Sequence[str], labels_B: Tensor | None, *, classes: i
     if len(condition) != batch:
         kind = "labels" if classes else "captions"
         raise ValueError(f"{len(condition)} {kind} for {batch} images: they must pair one to one")
+    check_labels(condition, classes, label_range)
     return condition

@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from backbones.embed import ConditionEmbedding, GridEmbedding, check_condition, condition_of
+from backbones.embed import ConditionEmbedding, GridEmbedding, check_condition, check_labels, condition_of
 from backbones.guidance import check_scale, guide
 from backbones.mask import prefix_mask
 from backbones.trunk import Trunk, TrunkConfig
@@ -109,7 +109,13 @@ class Flow(nn.Module):
     def loss(self, batch: Batch) -> Mapping[str, Tensor]:
         """`velocity`: mean squared error of the velocity at random times, per channel of a latent."""
         data_BND = self._checked(batch.tokens)
-        condition = condition_of(batch.captions, batch.labels_B, classes=self.config.classes, batch=len(batch))
+        condition = condition_of(
+            batch.captions,
+            batch.labels_B,
+            classes=self.config.classes,
+            batch=len(batch),
+            label_range=batch.label_range,
+        )
         loss = self(data_BND, condition, self.draw(data_BND)).loss
         assert loss is not None
         return {"velocity": loss}
@@ -184,6 +190,7 @@ class Flow(nn.Module):
         solver    euler (one evaluation a step) or heun (two)
         """
         check_scale(guidance)
+        check_labels(condition, self.config.classes)
         prefix_BPE, valid_BP = self.condition(condition)
         if guidance != 1:
             null_BPE, null_BP = self.condition(condition, valid_BP.new_ones(len(valid_BP)))
