@@ -35,6 +35,7 @@ def verify(
         f"{report.shards} shards, {report.encoded} of {report.refused.inputs} images encoded, "
         f"{report.quarantined} quarantined: "
         f"{whole if report.ok else f'{len(report.problems)} problems'}",
+        *([f"with the tokenizer's quantizer ({report.quantizer})"] if report.quantizer else []),
         *complaint,
         sep="\n",
     )

@@ -211,4 +211,5 @@ def _model_bits(model: Autoregressive, codes_NLS: Tensor, spec: TokenSpec, devic
 
 def _batch(codes_BLS: Tensor, spec: TokenSpec, device: torch.device | str) -> Batch:
     labels_B = torch.zeros(len(codes_BLS), dtype=torch.int64)
-    return Batch(Tokens(codes_BNS=codes_BLS, grid=spec.grid), labels_B=labels_B).to(device)
+    tokens = Tokens(codes_BNS=codes_BLS, grid=spec.grid).check(spec)
+    return Batch(tokens, labels_B=labels_B, label_range=(0, 0)).to(device)

@@ -177,7 +177,8 @@ def train_generator(recipe: GeneratorRecipe, folder: Path, *, resume: bool = Fal
     set_seed(recipe.train.seed)
     tokens = TokenDataset(Path(recipe.tokens))
     options = {name: value for name, value in recipe.model.items() if name != "kind"}
-    generator = backbones.build(str(recipe.model.get("kind")), options, tokens.spec, tokens.codebook_VD)
+    kind = str(recipe.model.get("kind"))
+    generator = backbones.build(kind, options, tokens.spec, tokens.codebook_VD, tokens.quantizer)
     train(_GeneratorObjective(generator), tokens, recipe.train, folder, recipe=asdict(recipe), resume=resume)
     generator.cpu().eval()
     if _first_process():
