@@ -110,7 +110,9 @@ def test_the_whole_chain(chain, tmp_path):
             "captions: 12 of 12 images, from captions.jsonl",
             "labels: 12 of 12 images, from captions.jsonl",
         ]
-        assert out[f"verify {name}"] == "1 shards, 12 of 12 images encoded, 0 quarantined: whole\n"
+        *kept, verdict = out[f"verify {name}"].splitlines()
+        assert verdict == "1 shards, 12 of 12 images encoded, 0 quarantined: whole"
+        assert ["fsq" in line for line in kept] == ([True] if name == "fsq" else [])
     for generator, tokenizer in (("ar", "fsq"), ("flow", "vae")):
         png = tmp_path / "new" / f"{generator}.png"
         captions = ["small red circle top left", "large blue cross middle centre"]
