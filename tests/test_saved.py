@@ -19,6 +19,7 @@ from tokenizers_mm.store.manifest import Inputs, StoreMismatch
 SAVED = Path(__file__).parent / "saved"
 TOKENIZERS = json.loads((SAVED / "tokenizers.json").read_text())
 STORES = json.loads((SAVED / "stores.json").read_text())
+GENERATORS = json.loads((SAVED / "generators.json").read_text())
 RUN = json.loads((SAVED / "run.json").read_text())
 IMAGE = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -31,6 +32,7 @@ def floats(values, found):
 def test_everything_saved_is_tested():
     assert {path.name for path in (SAVED / "tokenizers").iterdir()} == set(TOKENIZERS)
     assert {path.name for path in (SAVED / "stores").iterdir()} == set(STORES)
+    assert {path.name for path in (SAVED / "generators").iterdir()} == set(GENERATORS)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -70,6 +72,31 @@ def test_a_saved_store_is_the_same(name):
     assert (store.codebook_VD is None) == (saved["codebook"] is None)
     if saved["codebook"] is not None:
         assert float(store.codebook_VD.double().sum()) == pytest.approx(saved["codebook"], abs=1e-4)
+    assert (store.quantizer is None) == ("vectors" not in saved)
+    if "vectors" in saved:
+        z_BND = store.quantizer.vectors(store.batch(range(3)).tokens.data)
+        assert float(z_BND.double().abs().sum()) == pytest.approx(saved["vectors"], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_saved_generator_is_the_same(name):
+    saved, generator = GENERATORS[name], backbones.load(SAVED / "generators" / name)
+    floats(*saved.values(), outputs(generator))
+    generator.grid.tables[0].weight.data[0].neg_()
+    assert not torch.allclose(outputs(generator), torch.tensor(*saved.values()), atol=1e-2)  # another is noticed
+
+
+@torch.no_grad()
+def outputs(generator):
+    """Nats of some codes, or velocities of some latents."""
+    spec, labels = generator.spec, torch.tensor([0, 2, 1])
+    count = 3 * spec.length
+    if spec.discrete:
+        codes = torch.stack([torch.arange(count).view(3, -1) * 7 % size for size in spec.codes], -1)
+        condition = labels if generator.config.classes else ["a red cat", "", "b"]
+        return torch.stack(generator.image_nats(codes, condition)).flatten()
+    x = (torch.arange(count * 4.0).view(3, -1, 4) / 10).sin()
+    return generator.velocity(x, torch.tensor([0.1, 0.5, 0.9]), generator.condition(labels)).flatten()
 
 
 def test_a_fused_sequence_whose_parts_were_called_scales_is_gone_on_with(tmp_path):
