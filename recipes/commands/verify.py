@@ -32,9 +32,8 @@ def verify(
     whole = "whole, but too many are quarantined" if complaint else "whole"
     print(
         *report.problems,
-        *([f"the tokenizer's quantizer is kept: {report.quantizer}"] if report.quantizer else []),
         f"{report.shards} shards, {report.encoded} of {report.refused.inputs} images encoded, "
-        f"{report.quarantined} quarantined: "
+        f"{report.quarantined} quarantined{f', quantizer {report.quantizer} kept' if report.quantizer else ''}: "
         f"{whole if report.ok else f'{len(report.problems)} problems'}",
         *complaint,
         sep="\n",
