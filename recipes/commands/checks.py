@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from recipes.inputs import check_generator, check_images, check_source
-from recipes.schema import read_recipe
 from tokenizers_mm.data import check_folder, check_share
 from tokenizers_mm.measure import preset
 from tokenizers_mm.store import require_store
@@ -16,16 +15,13 @@ from tokenizers_mm.weights import check_extractor, check_perceptual, check_tower
 __all__ = ["check_measuring", "check_pair", "check_training"]
 
 
-def check_training(recipe: str, assignments: Sequence[str]) -> None:
-    """Refuse a recipe that is not there or cannot be read, and what it starts from or reads where that is not there.
+def check_training(recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe, as `read_recipe` gives it, where what it starts from or reads is not there.
 
-    assignments  `path.to.key=value` overrides
-
-    Keys and values are for `load_recipe`. Raises `ValueError`.
+    Keys and values are for `parse_recipe`. Raises `ValueError`.
     """
-    _, data = read_recipe(recipe, assignments)
-    halves = [data.get("semantic"), data.get("perceptual")] if data["kind"] == "fused" else []
-    for part in [data, *halves]:
+    halves = [recipe.get("semantic"), recipe.get("perceptual")] if recipe["kind"] == "fused" else []
+    for part in [recipe, *halves]:
         if isinstance(part, str):
             check_source(part)
         elif isinstance(part, Mapping):

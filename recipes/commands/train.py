@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from recipes.commands.arguments import tell
 from recipes.commands.checks import check_training
+from recipes.schema import read_recipe
 
 __all__ = ["resume_command", "train"]
 
@@ -40,21 +41,18 @@ def train(
     Ctrl-C or SIGTERM ends the step, writes a checkpoint and says how to go on (exit status 130 or 143); a second one
     ends at once.
     """
-    given = list(assign or [])
-    if start is not None:
-        given += ["model=null", f"start={start}"]
-    if freeze:
-        given.append(f"freeze=[{', '.join(freeze)}]")
-    check_training(recipe, given)
+    changes: dict[str, Any] = {} if start is None else {"model": None, "start": start}
+    path, data = read_recipe(recipe, assign or (), changes | ({"freeze": freeze} if freeze else {}))
+    check_training(data)
     from recipes.programs import train_recipe
-    from recipes.schema import load_recipe
+    from recipes.schema import parse_recipe
     from tokenizers_mm.runtime import Interrupted, WriteError, termination_raises
 
     first = os.environ.get("RANK", "0") == "0"  # of several processes one speaks
     go_on = f"go on with: {resume_command(recipe, out, assign, start, freeze)}"
     try:
         with termination_raises():
-            result = train_recipe(load_recipe(recipe, given), out, resume=resume)
+            result = train_recipe(parse_recipe(path, data), out, resume=resume)
     except KeyboardInterrupt as stop:
         if first:
             tell("stopped:", f"{str(stop) or 'at once'}; {go_on}", "yellow")

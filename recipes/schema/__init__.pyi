@@ -10,5 +10,6 @@ from recipes.schema.recipe import (
     Recipe as Recipe,
     TokenizerRecipe as TokenizerRecipe,
     load_recipe as load_recipe,
+    parse_recipe as parse_recipe,
     require_size as require_size,
 )

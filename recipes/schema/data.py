@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,18 +36,29 @@ __all__ = [
 ]
 
 
+_FROM_ZERO = ("seed", "shift", "max_unreadable")
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Options whose whole numbers are sizes and counts."""
+
+    def __post_init__(self) -> None:
+        """Refuse those below 1, which no image and no data set can have."""
+        for name, value in vars(self).items():
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if whole and name not in _FROM_ZERO and value < 1:
+                raise ValueError(f"{name}={value}: expected at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
-class PhotoCrops:
+class PhotoCrops(_Sized):
     """Random crops of the photographs inside the scikit-image wheel, reduced or enlarged first up to so many times."""
 
     kind: Literal["photos"] = "photos"
     crop: int = 64
     max_downscale: int = 3
     max_upscale: int = 2
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no crop can have."""
-        _require_positive(self, "crop", "max_downscale", "max_upscale")
 
     def source(self) -> Source:
         """Build the source."""
@@ -56,7 +68,7 @@ class PhotoCrops:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShapeImages:
+class ShapeImages(_Sized):
     """Captioned shapes, made on the fly."""
 
     kind: Literal["shapes"] = "shapes"
@@ -64,17 +76,13 @@ class ShapeImages:
     seed: int = 0
     image_size: int = 32
 
-    def __post_init__(self) -> None:
-        """Refuse an empty data set."""
-        _require_positive(self, "count", "image_size")
-
     def source(self) -> Source:
         """Build the source."""
         return ImageArrays(Shapes(self.count, self.seed, "train", image_size=self.image_size).images)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmojiImages:
+class EmojiImages(_Sized):
     """Colour emoji with their names and groups (Debian: fonts-noto-color-emoji, unicode-data)."""
 
     kind: Literal["emoji"] = "emoji"
@@ -84,10 +92,6 @@ class EmojiImages:
     shift: int = 0
     folder: str | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse an image without pixels."""
-        _require_positive(self, "image_size")
-
     def source(self) -> Source:
         """Build the source; `MissingDataError` names the packages."""
         data = emoji(self.split, self.image_size, folder=self.folder)
@@ -95,7 +99,7 @@ class EmojiImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FashionImages:
+class FashionImages(_Sized):
     """Grey pictures of clothes in ten classes (Debian: dataset-fashion-mnist); `count`: only the first so many."""
 
     kind: Literal["fashion-mnist"] = "fashion-mnist"
@@ -105,12 +109,6 @@ class FashionImages:
     flip: bool = False
     shift: int = 0
     folder: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse images without pixels, and none at all."""
-        _require_positive(self, "image_size")
-        if self.count is not None:
-            _require_positive(self, "count")
 
     def source(self) -> Source:
         """Build the source; `MissingDataError` names the package, `ValueError` says when there are fewer images."""
@@ -122,7 +120,7 @@ class FashionImages:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordImages:
+class WordImages(_Sized):
     """Words in several fonts, sizes and colours; the caption is the word."""
 
     kind: Literal["words"] = "words"
@@ -133,17 +131,13 @@ class WordImages:
     width: int = 96
     fonts: str | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse an empty data set."""
-        _require_positive(self, "count", "height", "width")
-
     def source(self) -> Source:
         """Build the source; `MissingDataError` where there are no fonts."""
         return LabelledImages(words(self.split, self.count, self.seed, (self.height, self.width), fonts=self.fonts))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderImages:
+class FolderImages(_Sized):
     """Your own jpg, png and webp files: shorter side resized to `size`, then a square crop of it.
 
     captions  batches carry the captions and labels beside the images: captions.jsonl, captions.csv, a txt for each
@@ -165,7 +159,7 @@ class FolderImages:
 
     def __post_init__(self) -> None:
         """Refuse a size that no image can have, features of images that change, and what is no share."""
-        _require_positive(self, "size")
+        super().__post_init__()
         check_share("max_unreadable", self.max_unreadable)
         if self.features is not None and (self.flip or self.crop == "random"):
             raise ValueError(
@@ -200,9 +194,3 @@ _SIZE_KEYS: dict[str, tuple[str, ...]] = {
     "words": ("height", "width"),
     "folder": ("size",),
 }
-
-
-def _require_positive(data: object, *names: str) -> None:
-    for name in names:
-        if getattr(data, name) < 1:
-            raise ValueError(f"{name}={getattr(data, name)}: expected at least 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,17 @@ def find_recipe(name: str) -> Path:
     return known[name]
 
 
-def read_recipe(name: str, assignments: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """File and contents of a recipe, by path or packaged name; its keys below kind are for `load_recipe` to check.
+def read_recipe(
+    name: str, assignments: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """File and contents of a recipe, by path or packaged name; its keys below kind are for `parse_recipe` to check.
 
-    assignments  `path.to.key=value` overrides
+    assignments  `path.to.key=value` overrides, whose values are YAML; values  of keys at the top, as they are
 
     Raises `ConfigError` naming file or assignment, what was found, and the remedy.
     """
     path = find_recipe(name)
-    data = override(read_yaml(path), list(assignments))
+    data = override(read_yaml(path), list(assignments)) | dict(values or {})
     kind = str(data.get("kind"))
     if kind not in RECIPE_KINDS:
         raise ConfigError(f"{path}.kind = {kind}: expected one of {', '.join(RECIPE_KINDS)}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
+
+import torch
 
 import backbones
 import quantizers
@@ -43,7 +47,8 @@ class TokenizerRecipe:
         if self.semantic is not None and self.start is None:
             raise ValueError("semantic: a new head for a tokenizer to go on from; in a model it is model.semantic")
         if self.model is not None:
-            quantizers.build(self.model.bottleneck, "model.bottleneck")
+            with torch.device("meta"):  # without memory and random numbers: it is built when it is trained
+                quantizers.build(self.model.bottleneck, "model.bottleneck")
             require_size(self.data, self.model.image_size, "model.image_size")
         if self.objective.text and self.train.accumulate > 1:
             raise ValueError(
@@ -122,5 +127,9 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
 
     assignments  `path.to.key=value` overrides. Raises `ConfigError` naming file, path, value and remedy.
     """
-    path, data = read_recipe(name, assignments or ())
+    return parse_recipe(*read_recipe(name, assignments or ()))
+
+
+def parse_recipe(path: Path, data: Mapping[str, Any]) -> Recipe:
+    """The recipe that a file says, from what `read_recipe` gave. Raises `ConfigError` as `load_recipe` does."""
     return parse(_SCHEMAS[data["kind"]], data, str(path))

@@ -9,6 +9,7 @@ import typer
 import yaml
 
 import backbones
+import quantizers
 from quantizers import KINDS
 from recipes import cli
 from recipes.schema.data import EmojiImages, FashionImages, FolderImages, PhotoCrops, ShapeImages, WordImages, size_of
@@ -186,6 +187,22 @@ def changed(base, **changes):
 def test_mistakes_are_named(tmp_path, recipe, message):
     path = written(tmp_path, recipe)
     assert refusal(path).startswith(f"{path}{message}")
+
+
+def test_reading_a_recipe_draws_no_random_numbers_and_takes_no_memory(monkeypatch):
+    """Its quantizer is tried, and built only where it is trained."""
+    made = []
+    real = quantizers.build
+    monkeypatch.setattr(quantizers, "build", lambda *given: made.append(real(*given)) or made[-1])
+    before = torch.get_rng_state()
+    recipe = load_recipe("shapes_fsq", ["model.bottleneck={kind: vq, size: 4096, dim: 64}"])
+    assert [value.device.type for module in made for value in module.state_dict().values()] == ["meta"] * 3
+    assert torch.equal(torch.get_rng_state(), before)
+    build_autoencoder(recipe.model)
+    assert made[-1].codebook_KD.device.type == "cpu"
+    assert not torch.equal(torch.get_rng_state(), before)
+    expected = "model.bottleneck"
+    assert expected in refusal("shapes_fsq", ["model.bottleneck={kind: vq, size: 1, dim: 64}"])
 
 
 def test_overrides_change_what_they_name_and_nothing_else(tmp_path):

@@ -134,6 +134,23 @@ def test_unreadable_images_are_named_and_too_many_are_one_line(tmp_path, monkeyp
     assert re.match(r"error: \S*images: 2 of 12 images cannot be read, .*; repair .* raise data\.max_unread", error)
 
 
+@pytest.mark.parametrize("name", ["runs/no: such", "12", "null", "[a, b]"])
+def test_what_to_start_from_and_to_freeze_is_taken_to_the_letter(tmp_path, monkeypatch, capsys, name):
+    """An assignment is YAML, in which these would be another value or none."""
+    out = tmp_path / "run"
+    status, lines = ended(monkeypatch, capsys, "train", "shapes_fsq", "--out", out, "--from", name)
+    assert status == 1
+    assert re.match(rf"error: {re.escape(name)}(: | \(revision main\): )", lines[-1])
+    _, assigned = ended(
+        monkeypatch, capsys, *f"train shapes_fsq --out {out} --set model=null --set".split(), f"start={name}"
+    )
+    assert assigned != lines
+    status, lines = ended(monkeypatch, capsys, *train_words(out, "--freeze", "encoder, decoder"))
+    assert status == 1
+    assert "freeze.0 = 'encoder, decoder'" in lines[-1]
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
