@@ -1,4 +1,5 @@
-from recipes.compare.measure import Settings as Settings, compare_tokenizers as compare_tokenizers
+from recipes.compare.comparison import Settings as Settings
+from recipes.compare.measure import compare_tokenizers as compare_tokenizers
 from recipes.compare.page import write_comparison as write_comparison
 from recipes.inputs.tokenizer_source import open_tokenizer as open_tokenizer
 from recipes.programs.caption import (

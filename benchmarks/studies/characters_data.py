@@ -1,17 +1,22 @@
 """What the character study measures: held-out words, an independent reader, and JPEG and WebP on the same pictures."""
 
-import io
-
 import numpy as np
 import torch
 from characters_plan import READER
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiles import mean_psnr, tiled, untiled
 
 from tokenizers_mm.data import to_tensor, to_uint8
 from tokenizers_mm.data.sets.words import words
-from tokenizers_mm.measure import VARIANTS, Reader, character_accuracy, kl_bits, train_reader
+from tokenizers_mm.measure import (
+    VARIANTS,
+    Reader,
+    character_accuracy,
+    kl_bits,
+    mean_psnr,
+    pareto_front,
+    train_reader,
+    write_images,
+)
 
 COUNT = 300
 # Of the pictures: not those on which settings were tried.
@@ -72,21 +77,14 @@ class Reading:
 
     def codec(self, name):
         """Points of one codec that no smaller file equals in PSNR: all pictures in one file, so with one header."""
-        images = self.data.images_NHWC
-        picture, points = tiled(images), []
+        images, points = list(self.data.images_NHWC), []
         for quality in QUALITIES[name]:
             for options in VARIANTS[name]:
-                file = io.BytesIO()
-                Image.fromarray(picture).save(file, name, quality=quality, **options)
-                decoded = untiled(np.asarray(Image.open(file).convert("RGB")), images)
-                bits = 8 * file.tell() / len(images)
-                points.append((bits, mean_psnr(decoded, images), {"quality": quality, **options}, decoded))
-        kept = []
-        for bits, psnr, options, decoded in sorted(points, key=lambda point: point[0]):
-            if not kept or psnr > kept[-1]["psnr"]:
-                accuracy = self.accuracy(decoded)
-                kept.append(options | {"bits_per_image": bits, "psnr": psnr, "accuracy": accuracy})
-        return kept
+                size, decoded = write_images(images, name, together=True, quality=quality, **options)
+                place = {"bits_per_image": 8 * size / len(images), "psnr": mean_psnr(decoded, images)}
+                points.append(({"quality": quality, **options} | place, decoded))
+        kept = pareto_front(points, lambda point: (point[0]["bits_per_image"], point[0]["psnr"]))
+        return [point | {"accuracy": self.accuracy(decoded)} for point, decoded in kept]
 
 
 def reader_of(work, options):

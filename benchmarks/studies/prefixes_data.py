@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from tiles import mean_psnr
 
 from tokenizers_mm.api import Tokens
 from tokenizers_mm.data import to_uint8
@@ -14,6 +13,7 @@ from tokenizers_mm.measure import (
     extractor,
     frechet_distance,
     linear_probe,
+    mean_psnr,
     pooled_features,
 )
 

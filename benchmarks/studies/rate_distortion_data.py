@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
-from tiles import at_rate, codec_curve, mean_psnr
 
 from tokenizers_mm.data import to_tensor
 from tokenizers_mm.data.sets import heldout_photos
 from tokenizers_mm.data.sets.emoji import emoji
-from tokenizers_mm.measure import Protocol, encode_at_rate, evaluate
+from tokenizers_mm.measure import Protocol, codec_curve, encode_at_rate, evaluate, mean_psnr, psnr_at_rate
 
-CODECS = ("jpeg", "webp")
+QUALITIES = {"jpeg": range(1, 96), "webp": range(101)}
 _BATCH, _WHOLE = 128, 8
 _EMOJI = "held-out emoji, 32x32 on white"
 _PHOTO_RATES = (0.1, 0.15625, 0.25, 0.4, 0.625, 1.0)
@@ -64,14 +63,24 @@ def codecs(group, rate):
     """
     found = {}
     for name, images_NHWC in images_of(group).items():
-        for codec in CODECS:
+        for codec in QUALITIES:
             if group.startswith("photos"):
                 points = [_photo_point(images_NHWC[0], codec, target) for target in _PHOTO_RATES]
                 found[f"{name}/{codec}"] = {"curve": points, "at_rate": _photo_point(images_NHWC[0], codec, rate)}
             else:
-                points = codec_curve(images_NHWC, codec, below=1.1)
-                found[f"{name}/{codec}"] = {"curve": points, "at_rate": at_rate(points, rate)}
+                curve = codec_curve(list(images_NHWC), codec, QUALITIES[codec], below=1.1)
+                points = [point.record() for point in curve]
+                found[f"{name}/{codec}"] = {"curve": points, "at_rate": best_within(curve, rate)}
     return found
+
+
+def best_within(curve, rate):
+    """The point of highest PSNR within a rate, or None where every file is larger.
+
+    Qualities are coarse, so it may spend less than it might: `interpolated` is the PSNR of the curve at just this rate.
+    """
+    within = [point for point in curve if point.bpp <= rate]
+    return within[-1].record() | {"interpolated": psnr_at_rate(curve, rate) or within[-1].psnr} if within else None
 
 
 def _photo_point(pixels, codec, rate):

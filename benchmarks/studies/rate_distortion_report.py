@@ -6,7 +6,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from tiles import hull
+
+from tokenizers_mm.measure import pareto_front
 
 LABELS = {
     "vq": "VQ", "rvq": "RVQ", "fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ", "multiscale": "multi-scale", "vae": "VAE",
@@ -123,7 +124,7 @@ def _draw_group(axes, record, group):
     rows = [row for row in record["runs"].values() if row["group"] == group]
     sets = list(rows[0]["held_out"])
     for codec in ("jpeg", "webp"):
-        curves = [hull(record["codecs"][group][f"{name}/{codec}"]["curve"]) for name in sets]
+        curves = [_front(record["codecs"][group][f"{name}/{codec}"]["curve"]) for name in sets]
         for points in curves:
             axes.plot([p["bpp"] for p in points], [p["psnr"] for p in points], color=COLOURS[codec], zorder=1,
                       label=LABELS[codec] if points is curves[0] else None)  # fmt: skip
@@ -148,6 +149,10 @@ def _draw_group(axes, record, group):
     axes.title.set_fontsize(9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
+
+
+def _front(points):
+    return pareto_front(points, lambda point: (point["bpp"], point["psnr"]))
 
 
 def _draw_curve(axes, record, title, change):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import multiprocessing
 import platform
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from recipes.compare.codecs import CodecPoint, codec_curve, in_one_file, spread, strided
+from recipes.compare.comparison import Comparison, Measured, Settings
 from recipes.compare.entries import Entry, common_size, entry_of, open_model, text_of, unique_names
+from recipes.compare.sampling import evenly_spaced, strided
 from recipes.inputs import LeftOut, TokenizerSource, image_set
 from recipes.programs import Extras, evaluate_images, preparation
 from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import (
-    ALLOWED_SHARE,
-    check_share,
     find_images,
     pad_to_multiple,
     read_notes,
@@ -32,120 +30,17 @@ from tokenizers_mm.data import (
     to_uint8,
     unpad,
 )
-from tokenizers_mm.measure import Codec, Evaluation, preset
+from tokenizers_mm.measure import Codec, codec_curve, in_one_file, preset
 from tokenizers_mm.report import Pixels
 from tokenizers_mm.runtime import choose_device
 from tokenizers_mm.traits import downsampling_of
 
-__all__ = ["CODECS", "Comparison", "Measured", "Settings", "in_fresh_process", "compare_tokenizers"]
+__all__ = ["CODECS", "compare_tokenizers", "in_fresh_process"]
 
 CODECS: tuple[Codec, ...] = ("jpeg", "webp")
 MAX_TOKENIZERS = 10
 _CODEC_PIXELS = 2**20
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured, the same for all.
-
-    images      an image folder, or photos, emoji, fashion-mnist: their held-out parts
-    size        side of the images; None: that of `common_size`
-    limit       use the first so many images
-    max_unreadable  share of the images of any folder that may be unreadable
-    preset      whose conventions to follow, see `measure.presets`
-    perceptual  a perceptual distance, or none;  perceptual_weights  file with its weights, None: in their usual place
-    frechet     extractor of a Frechet distance, or None
-    probe       labelled images for linear probe and neighbours, "none", or "auto": those of `images`, where they have
-                labels;  probe_limit  so many of each part
-    speed       images per second and peak memory, each tokenizer in a process of its own
-    pictures    so many images are shown
-    device      auto, cpu, cuda or cuda:N: where all are measured
-    """
-
-    images: str
-    size: int | None = None
-    limit: int | None = None
-    max_unreadable: float = ALLOWED_SHARE
-    preset: str = "default"
-    perceptual: str = "none"
-    perceptual_weights: str | None = None
-    frechet: str | None = None
-    probe: str = "auto"
-    probe_limit: int | None = 4000
-    speed: bool = True
-    pictures: int = 8
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse counts below one, and what is no share."""
-        for name in ("size", "limit", "probe_limit", "pictures"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
-        check_share("max_unreadable", self.max_unreadable)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Measured:
-    """One tokenizer, its figures, and its pictures of the images that are shown (none where it has no decoder)."""
-
-    entry: Entry
-    evaluation: Evaluation
-    pictures: tuple[Pixels, ...] = ()
-
-    def value(self, name: str) -> float | None:
-        """The figure of that name, or None."""
-        return next((m.value for m in self.evaluation.measurements if m.name == name), None)
-
-    @property
-    def rate(self) -> float:
-        """Bits per pixel that its tokens can carry."""
-        return self.evaluation["Rate per pixel"].value
-
-    @property
-    def spent(self) -> float | None:
-        """Bits per pixel that an ideal coder would need: entropy of the codes, or KL of the posterior."""
-        return self.value("Marginal entropy per pixel") or self.value("KL per pixel")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
-    """Everything that the page shows.
-
-    title      of the images;  count  how many were measured
-    originals  the images that are shown
-    codecs     curves of ordinary codecs on `codec_images` of the images, evenly spread;  tiled  all in one file
-    """
-
-    settings: Settings
-    title: str
-    originals: tuple[Pixels, ...]
-    tokenizers: tuple[Measured, ...]
-    codecs: Mapping[str, Sequence[CodecPoint]]
-    codec_images: int
-    tiled: bool
-    environment: Mapping[str, Any]
-
-    @property
-    def count(self) -> int:
-        """Images measured."""
-        return self.tokenizers[0].evaluation.measurements[0].protocol.samples
-
-    def to_json(self) -> str:
-        """All figures with their protocols, without pictures."""
-        record = {
-            "images": self.title,
-            "settings": asdict(self.settings),
-            "tokenizers": [one.entry.record() | one.evaluation.record() for one in self.tokenizers],
-            "codecs": {
-                "images": self.codec_images,
-                "one_file": self.tiled,
-                **{name: [point.record() for point in curve] for name, curve in self.codecs.items()},
-            },
-            "environment": dict(self.environment),
-        }
-        return json.dumps(record, indent=1, allow_nan=False)
 
 
 def compare_tokenizers(
@@ -245,7 +140,7 @@ def _reconstructed(model: Tokenizer, originals: Sequence[Pixels], device: str) -
 
 
 def _sample(settings: Settings, entries: Sequence[Entry]) -> list[Pixels]:
-    """The images, or as many of them, evenly evenly_spaced, as codecs write in reasonable time."""
+    """The images, or as many of them, evenly spaced, as codecs write in reasonable time."""
     side = settings.size or entries[0].spec.image_size[0]
     left_out = LeftOut(settings.max_unreadable)  # names the images that none of the tokenizers will be given
     how, counter = preparation(preset(settings.preset), settings.size), left_out.counter("images")

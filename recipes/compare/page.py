@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.compare.measure import Comparison
+from recipes.compare.comparison import Comparison
 from recipes.compare.ranking import RULE, headlines
 from recipes.compare.tables import (
     Block,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recipes.compare.measure import Measured
+from recipes.compare.comparison import Measured
 
 __all__ = ["RULE", "best_at_each_rate", "counted_rate", "headlines", "in_digits"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from recipes.compare.codecs import at_rate
-from recipes.compare.measure import Comparison, Measured
+from recipes.compare.comparison import Comparison, Measured
 from recipes.compare.ranking import counted_rate, in_digits
-from tokenizers_mm.measure import Measurement
+from tokenizers_mm.measure import Measurement, psnr_at_rate
 from tokenizers_mm.report import Cell, WithNote
 
 __all__ = ["Block", "codec_note", "codec_table", "figure_tables", "how_made", "protocol_blocks", "tokenizer_table"]
@@ -84,7 +83,7 @@ def codec_table(comparison: Comparison) -> Block | None:
         if psnr is None:
             continue
         rate = counted_rate(one)
-        others = (at_rate(curve, rate) for curve in comparison.codecs.values())
+        others = (psnr_at_rate(curve, rate) for curve in comparison.codecs.values())
         rows.append((one.entry.name, in_digits(rate), psnr, *others))
     if not rows:
         return None

@@ -1,10 +1,8 @@
 """The rate-distortion study: what it compares is equal where it says so, and its baseline counts every byte."""
 
 import json
-import math
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import quantizers
 from recipes.schema.recipe import TokenizerRecipe
 from tokenizers_mm.config import parse
+from tokenizers_mm.measure.rate_distortion import codec_curve
 from tokenizers_mm.models.autoencoder import build_autoencoder
 
 
@@ -61,38 +60,18 @@ def test_curves_change_one_number_each_and_steps_shorten_every_run(study):
     assert {run.recipe["train"]["steps"] for run in plan.runs(3)} == {3}
 
 
-@pytest.mark.parametrize("count", [1, 7, 16])
-def test_tiles_come_apart_as_they_were_put_together(study, count):
-    tiles = study("tiles")
-    images = np.random.default_rng(0).integers(0, 256, (count, 8, 12, 3), dtype=np.uint8)
-    picture = tiles.tiled(images)
-    assert picture.shape[0] % 8 == picture.shape[1] % 12 == 0
-    np.testing.assert_array_equal(tiles.untiled(picture, images), images)
-
-
 @pytest.mark.parametrize("codec", ["jpeg", "webp"])
 def test_a_codec_pays_one_header_for_all_tiles(study, codec):
-    tiles = study("tiles")
+    data = study("rate_distortion_data")
     images = gradients(64)
-    points = tiles.codec_curve(images, codec, below=4.0)
-    one = tiles.codec_curve(images[:1], codec, below=100.0)
-    assert min(point["bpp"] for point in points) < min(point["bpp"] for point in one) / 4
-    best = tiles.at_rate(points, 1.0)
+    curve = codec_curve(images, codec, data.QUALITIES[codec], below=4.0)
+    one = codec_curve(images[:1], codec, data.QUALITIES[codec])
+    assert curve[0].bpp < one[0].bpp / 4
+    best = data.best_within(curve, 1.0)
     assert best["bpp"] <= 1.0
-    assert best["psnr"] == max(point["psnr"] for point in points if point["bpp"] <= 1.0)
+    assert best["psnr"] == max(point.psnr for point in curve if point.bpp <= 1.0)
     assert best["psnr"] <= best["interpolated"] + 1e-9
-    assert tiles.at_rate(points, 1e-4) is None
-    curve = tiles.hull(points)
-    assert all(a["bpp"] <= b["bpp"] and a["psnr"] < b["psnr"] for a, b in pairwise(curve))
-
-
-def test_psnr_of_tiles_is_the_mean_over_images(study):
-    black = np.zeros((2, 4, 4, 3), np.uint8)
-    off = black.copy()
-    off[0] += 1
-    off[1] += 10
-    expected = (10 * math.log10(255**2) + 10 * math.log10(255**2 / 100)) / 2
-    assert study("tiles").mean_psnr(off, black) == pytest.approx(expected)
+    assert data.best_within(curve, 1e-4) is None
 
 
 def test_the_table_names_usage_of_the_worst_stream_and_the_codecs_at_the_rate(study):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -10,7 +9,6 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,11 @@ from typer.testing import CliRunner
 
 from recipes import cli
 from recipes.compare import measure
-from recipes.compare.codecs import at_rate, codec_curve, in_one_file, spread, strided
+from recipes.compare.comparison import Comparison, Settings
 from recipes.compare.entries import Entry, common_size, entry_of, unique_names
-from recipes.compare.measure import Comparison, Settings, compare_tokenizers, in_fresh_process
+from recipes.compare.measure import compare_tokenizers, in_fresh_process
 from recipes.compare.page import write_comparison
+from recipes.compare.sampling import evenly_spaced, strided
 from recipes.compare.tables import codec_table, figure_tables, tokenizer_table
 from recipes.programs.evaluate import Extras, evaluate_images
 from tokenizers_mm import Fused, TokenSpec, TowerConfig, build_autoencoder, build_tower, load, save
@@ -35,7 +34,6 @@ from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.query import QueryConfig
 from tokenizers_mm.nets.transformer import TransformerConfig
 from tokenizers_mm.report.page import WithNote
-from tokenizers_mm.report.picture import Pixels
 
 NET = ConvConfig(channels=8, multipliers=(1,), blocks=1, patch=8, norm="rms")
 BOTTLENECKS = {"fsq": {"kind": "fsq", "levels": [4, 4, 4]}, "vae": {"kind": "gaussian", "dim": 3}}
@@ -331,7 +329,7 @@ def test_what_takes_oblong_images_only_is_refused(tmp_path: Path) -> None:
         entry_of(str(tmp_path / "words"), "words")
 
 
-def test_evenly_keeps_a_regular_part_of_any_length() -> None:
+def test_strided_keeps_a_regular_part_of_any_length() -> None:
     for count in range(1, 70):
         kept = strided(range(count), 8)
         assert kept == list(range(0, count, kept[1] if len(kept) > 1 else 1))
@@ -339,61 +337,6 @@ def test_evenly_keeps_a_regular_part_of_any_length() -> None:
     assert strided(range(3), 8) == [0, 1, 2]
     assert evenly_spaced("abcdefghi", 3) == ["a", "e", "i"]
     assert evenly_spaced("ab", 5) == ["a", "b"]
-
-
-def blobs(count: int, side: int) -> list[Pixels]:
-    """Smooth pictures."""
-    y, x = np.mgrid[:side, :side] / side
-    waves = [np.stack([np.sin(3 * x + n), np.cos(2 * y + n), np.sin(x * y + n)], -1) for n in range(count)]
-    return [((wave + 1) * 127.5).astype(np.uint8) for wave in waves]
-
-
-@pytest.mark.parametrize("codec", ["jpeg", "webp"])
-def test_more_bits_are_better_and_noise_is_worse(codec):  # type: ignore[no-untyped-def]
-    smooth, rng = blobs(7, 32), np.random.default_rng(0)
-    noise = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(7)]
-    curves = [codec_curve(images, codec) for images in (smooth, noise)]
-    for curve in curves:
-        assert all(a.bpp < b.bpp and a.psnr < b.psnr for a, b in pairwise(curve))
-    assert curves[0][0].psnr > curves[1][0].psnr + 5
-    assert curves[1][0].bpp > curves[0][0].bpp
-
-
-def test_a_point_is_one_file_of_all_small_images() -> None:
-    images = blobs(5, 32)
-    assert in_one_file(images)
-    point = codec_curve(images, "jpeg")[2]
-    rows = [np.concatenate(images[:3], 1), np.concatenate([*images[3:], images[4]], 1)]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(file, "jpeg", quality=point.quality, **point.options)
-    assert point.bpp == pytest.approx(8 * file.tell() / (5 * 1024))
-    decoded = np.asarray(Image.open(file)).astype(float)
-    fourth = decoded[32:, :32]
-    psnr = 10 * np.log10(255**2 / np.square(fourth - images[3]).mean())
-    assert abs(point.psnr - psnr) < 3  # the mean over five
-
-
-def test_large_or_unequal_images_are_files_of_their_own() -> None:
-    images = [blobs(1, 96)[0], blobs(2, 96)[1][:80]]
-    assert not in_one_file(images)
-    assert not in_one_file([image[:32, :32] if n else image[:32, :24] for n, image in enumerate(images)])
-    point = codec_curve(images, "webp")[0]
-    size = 0
-    for image in images:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "webp", quality=point.quality, **point.options)
-        size += file.tell()
-    assert point.bpp == pytest.approx(8 * size / (96 * (96 + 80)))
-
-
-def test_between_points_a_curve_is_straight_and_outside_there_is_none() -> None:
-    curve = codec_curve(blobs(4, 32), "jpeg")
-    a, b = curve[1:3]
-    assert at_rate(curve, (a.bpp + b.bpp) / 2) == pytest.approx((a.psnr + b.psnr) / 2)
-    assert at_rate(curve, a.bpp) == pytest.approx(a.psnr)
-    assert at_rate(curve, curve[0].bpp / 2) is None
-    assert at_rate(curve, 100.0) is None
-    assert at_rate([], 1.0) is None
 
 
 def test_the_command_writes_both_files(folder: Path, tmp_path: Path) -> None:

@@ -32,6 +32,15 @@ from tokenizers_mm.measure.probing import (
     zero_shot_figures as zero_shot_figures,
 )
 from tokenizers_mm.measure.protocol import Measurement as Measurement, Protocol as Protocol
+from tokenizers_mm.measure.rate_distortion import (
+    CodecPoint as CodecPoint,
+    codec_curve as codec_curve,
+    in_one_file as in_one_file,
+    mean_psnr as mean_psnr,
+    pareto_front as pareto_front,
+    psnr_at_rate as psnr_at_rate,
+    write_images as write_images,
+)
 from tokenizers_mm.measure.reader import (
     Reader as Reader,
     character_accuracy as character_accuracy,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["Codec", "CodecResult", "encode_at_rate"]
+__all__ = ["VARIANTS", "Codec", "CodecResult", "encode_at_rate", "pixel_psnr"]
 
 Codec = Literal["jpeg", "webp"]
 Pixels = NDArray[np.uint8]
@@ -98,7 +98,7 @@ def _search(pixels: Pixels, codec: Codec, options: Mapping[str, Any], budget: in
         target_bpp=target,
         bpp=8 * len(data) / (pixels.shape[0] * pixels.shape[1]),
         reached=reached,
-        psnr=_psnr(pixels, decoded),
+        psnr=pixel_psnr(pixels, decoded),
         quality=best,
         options=options,
         pixels=decoded,
@@ -111,6 +111,7 @@ def _write(image: Image.Image, codec: Codec, quality: int, options: Mapping[str,
     return file.getvalue()
 
 
-def _psnr(a: Pixels, b: Pixels) -> float:
+def pixel_psnr(a: Pixels, b: Pixels) -> float:
+    """PSNR in dB of two uint8 images, data range 255; infinite where they are equal."""
     error = float(np.square(a.astype(np.float64) - b).mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
