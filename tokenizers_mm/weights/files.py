@@ -13,38 +13,28 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from tokenizers_mm.weights import safe_pickles
 from tokenizers_mm.weights.errors import CheckpointError
-from tokenizers_mm.weights.formats import PICKLE_NAMES, SAFETENSORS_NAMES, WEIGHT_SUFFIXES
-
-_EXPECTED = "expected a safetensors file, one from torch.save, or a shard index (*.index.json)"
-_AGAIN = "copy or download it again"
-_LOG_IN = "download it again, logged in where the site asks for it"
-_UNPACK = "unpack it and give the file inside"
-# What else arrives under the name of a weights file: first bytes (lower case), what it is, what to do.
-_OTHERS = (
-    (b"version https://git-lfs", "a Git LFS pointer instead of the weights", "run `git lfs pull` where it was cloned"),
-    (b"<!doctype html", "an HTML page", _LOG_IN),
-    (b"<html", "an HTML page", _LOG_IN),
-    (b"<?xml", "an XML page", _LOG_IN),
-    (b"\x1f\x8b", "a gzip archive", _UNPACK),
-    (b"7z\xbc\xaf", "a 7z archive", _UNPACK),
-    (b"\x89hdf", "an HDF5 file", "save its tensors as safetensors"),
-    (b"gguf", "a GGUF file", "give the safetensors that it was made from"),
-    (b"\x93numpy", "a numpy array", "save its tensors as safetensors"),
-    (b"\x80", "a python pickle that torch.save did not write", "load it where you trust it, save safetensors"),
+from tokenizers_mm.weights.formats import (
+    AGAIN,
+    EXPECTED,
+    PICKLE_NAMES,
+    SAFETENSORS_NAMES,
+    WEIGHT_SUFFIXES,
+    Format,
+    broken,
+    format_of,
+    unreadable,
 )
-_TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before zip files
-_LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+
 _DEEPEST, _MOST = 16, 1_000_000  # of a pickle's dictionaries and their entries: a hostile one contains itself
 
 Wanted = Callable[[str], bool]
-_Format = Literal["safetensors", "torch zip", "torch legacy", "index"]
 
 
 def read(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
@@ -56,7 +46,7 @@ def read(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
     Raises `CheckpointError` naming the file, what it is, what was expected and what to do.
     """
     path = _file(path)
-    kind = _format(path)
+    kind = format_of(path)
     tree = _read_shards(path, wanted) if kind == "index" else _read_file(path, kind, wanted)
     if wanted is None and next(_tensors(tree), None) is None:
         raise CheckpointError(f"{path}: holds no tensors; expected those of a model; give the file with the weights")
@@ -66,7 +56,7 @@ def read(path: Path, wanted: Wanted | None = None) -> dict[str, Any]:
 def keys(path: Path) -> list[str]:
     """Full names of the tensors that `read` returns, in the file's order; for shards, those that the index lists."""
     path = _file(path)
-    kind = _format(path)
+    kind = format_of(path)
     if kind == "index":
         return list(_index(path))
     return [name for name, _ in _tensors(_read_file(path, kind, None))]
@@ -82,7 +72,7 @@ def find(folder: Path) -> Path:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         inner = sorted({path.parent.name for path in folder.glob("*/*") if path.suffix in WEIGHT_SUFFIXES})
     except OSError as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     weights = [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
     full = [name for name in weights if not {"fp16", "bf16"} & set(name.split("."))]
     groups = (
@@ -99,7 +89,7 @@ def find(folder: Path) -> Path:
         return folder / candidates[0]
     if candidates:
         raise CheckpointError(f"{folder}: holds {', '.join(candidates)}; expected one weights file; give its own path")
-    remedy = f"its sub-folders {', '.join(inner)} do, give one of them" if inner else _AGAIN
+    remedy = f"its sub-folders {', '.join(inner)} do, give one of them" if inner else AGAIN
     raise CheckpointError(
         f"{folder}: holds no weights; expected a file ending in {', '.join(WEIGHT_SUFFIXES)}; {remedy}"
     )
@@ -113,62 +103,19 @@ def _file(path: Path) -> Path:
             path = find(path)
             mode = path.stat().st_mode
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(mode):
-        raise CheckpointError(f"{path}: not a regular file; {_EXPECTED}; give the path of the weights")
+        raise CheckpointError(f"{path}: not a regular file; {EXPECTED}; give the path of the weights")
     return path
 
 
-def _format(path: Path) -> _Format:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not head:
-        raise CheckpointError(f"{path}: empty (0 bytes); {_EXPECTED}; {_AGAIN}")
-    header = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and header <= _LONGEST_HEADER:
-        if header + 8 > size:
-            raise _broken(path, f"its header takes {header} bytes, the file ends after {size}")
-        return "safetensors"
-    if head.startswith(b"PK\x03\x04"):
-        return _zip_format(path)
-    if head.startswith(_TORCH_LEGACY):
-        return "torch legacy"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(b"{"):
-        return "index"
-    for start, what, remedy in _OTHERS:
-        if text.startswith(start):
-            raise CheckpointError(f"{path}: {what}; {_EXPECTED}; {remedy}")
-    raise CheckpointError(f"{path}: of no known format ({size} bytes, first {head[:9]!r}); {_EXPECTED}; {_AGAIN}")
-
-
-def _zip_format(path: Path) -> _Format:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name.split("/")[-1] for name in archive.namelist()]
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: a zip archive cut short or damaged ({error}); {_EXPECTED}; {_AGAIN}") from error
-    if "constants.pkl" in members:
-        raise CheckpointError(
-            f"{path}: a TorchScript archive, which is a program; {_EXPECTED}; on a machine where you trust it, load it "
-            "with torch.jit.load and save its state_dict() as safetensors"
-        )
-    if "data.pkl" not in members:
-        raise CheckpointError(f"{path}: a zip archive of {', '.join(members[:4])}; {_EXPECTED}; {_UNPACK}")
-    return "torch zip"
-
-
-def _read_file(path: Path, kind: _Format, wanted: Wanted | None) -> dict[str, Any]:
+def _read_file(path: Path, kind: Format, wanted: Wanted | None) -> dict[str, Any]:
     if kind == "safetensors":
         try:
             with safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys() if wanted is None or wanted(name)}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
     mapped = False
     if kind == "torch zip":
         with zipfile.ZipFile(path) as archive:  # torch maps compressed members as if they were not
@@ -189,9 +136,7 @@ def _select(path: Path, tree: dict[Any, Any], wanted: Wanted) -> dict[str, Any]:
         selected: dict[str, Any] = {}
         for key, value in tree.items():
             if depth > _DEEPEST or next(count) > _MOST:
-                raise CheckpointError(
-                    f"{path}: its dictionaries contain themselves; {_EXPECTED}; save its state_dict()"
-                )
+                raise CheckpointError(f"{path}: its dictionaries contain themselves; {EXPECTED}; save its state_dict()")
             if not isinstance(key, str):
                 continue
             if isinstance(value, dict):
@@ -219,12 +164,12 @@ def _index(path: Path) -> dict[str, str]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: text that is no JSON ({error}); {_EXPECTED}; {remedy}") from error
+        raise CheckpointError(f"{path}: text that is no JSON ({error}); {EXPECTED}; {remedy}") from error
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict) or not shards:
-        raise CheckpointError(f"{path}: JSON without a weight_map; {_EXPECTED}; {remedy}")
+        raise CheckpointError(f"{path}: JSON without a weight_map; {EXPECTED}; {remedy}")
     for name in shards.values():
         # links inside the folder are the hub cache's own; a path of any kind would leave it
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(WEIGHT_SUFFIXES):
@@ -240,31 +185,17 @@ def _read_shards(path: Path, wanted: Wanted | None) -> dict[str, Any]:
     missing = [shard for shard in shards if not os.path.lexists(path.parent / shard)]
     if missing:
         listed = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        raise CheckpointError(f"{path}: its shards {listed} are missing; expected them in the same folder; {_AGAIN}")
+        raise CheckpointError(f"{path}: its shards {listed} are missing; expected them in the same folder; {AGAIN}")
     found: dict[str, Any] = {}
     for shard in shards:
         file = _file(path.parent / shard)
-        kind = _format(file)
+        kind = format_of(file)
         if kind == "index":
-            raise CheckpointError(f"{file}: a shard that is itself JSON; expected weights; {_AGAIN}")
+            raise CheckpointError(f"{file}: a shard that is itself JSON; expected weights; {AGAIN}")
         expected = {key for key in names if names[key] == shard}
         tree = _read_file(file, kind, expected.__contains__)
         absent = sorted(key for key in expected if not isinstance(tree.get(key), torch.Tensor))
         if absent:
-            raise CheckpointError(f"{file}: lacks {absent[0]!r}; {path.name} expects it there; {_AGAIN}")
+            raise CheckpointError(f"{file}: lacks {absent[0]!r}; {path.name} expects it there; {AGAIN}")
         found |= {key: tree[key] for key in expected}
     return found
-
-
-def _broken(path: Path, found: Exception | str) -> CheckpointError:
-    return CheckpointError(f"{path}: broken safetensors ({' '.join(str(found).split())}); expected all of it; {_AGAIN}")
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    """The line for what the system answers to opening a path."""
-    if isinstance(error, PermissionError):
-        return CheckpointError(f"{path}: cannot be read ({error.strerror}); expected read permission; `chmod u+r` it")
-    if isinstance(error, FileNotFoundError):
-        what = "a link to a missing file" if path.is_symlink() else "no such file or folder"
-        return CheckpointError(f"{path}: {what}; {_EXPECTED}, or a folder with one; check the path, or download it")
-    return CheckpointError(f"{path}: cannot be read ({error.strerror}); {_EXPECTED}; {_AGAIN}")
