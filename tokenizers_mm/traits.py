@@ -4,6 +4,7 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
 
     downsampling     int: sides of images are multiples of this many pixels
     takes_one_size   bool: images have to be of the spec's size, although its positions are a raster
+    for_images(size) the same tokenizer for images of another (height, width), where it resizes whatever it is given
     fingerprint      a text, or a method that returns one: changes whenever the same image would get other tokens
     quantizer        Quantizer whose `vectors` of the codes are what `embed` gives, or None
     to(device)       moves it, and returns it or nothing;  eval()  leaves training mode
@@ -12,13 +13,21 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 from tokenizers_mm.api import Quantizer, Tokenizer, TokenSpec
 
-__all__ = ["check_tokenizer", "downsampling_of", "on_device", "only_side", "quantizer_of", "takes_one_size"]
+__all__ = [
+    "check_tokenizer",
+    "downsampling_of",
+    "for_images",
+    "on_device",
+    "only_side",
+    "quantizer_of",
+    "takes_one_size",
+]
 
 AnyTokenizer = TypeVar("AnyTokenizer", bound=Tokenizer)
 
@@ -62,6 +71,12 @@ def only_side(tokenizer: Tokenizer) -> int | None:
     """Side in pixels of the square images that a tokenizer takes, where it takes no others."""
     height, width = tokenizer.spec.image_size
     return height if takes_one_size(tokenizer) and height == width else None
+
+
+def for_images(tokenizer: Tokenizer, image_size: tuple[int, int]) -> Tokenizer:
+    """The tokenizer taken for images of this size where it resizes what it is given; else the tokenizer as it is."""
+    resized: Any = getattr(tokenizer, "for_images", None)
+    return tokenizer if resized is None else cast(Tokenizer, resized(image_size))
 
 
 def quantizer_of(tokenizer: Tokenizer) -> Quantizer | None:

@@ -35,9 +35,9 @@ class WithLatents(nn.Module):
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the latents; `ValueError` where there are only codes."""
+        """Mean and deviation of the latents; `ValueError` where none were registered."""
         if f"{self.latents_name}_mean_D" not in self._buffers:
-            raise ValueError("this tokenizer gives codes: only latents have statistics")
+            raise ValueError("this tokenizer gives codes, or latents of its halves as they are: it has no statistics")
         return getattr(self, f"{self.latents_name}_mean_D"), getattr(self, f"{self.latents_name}_std_D")
 
     @torch.no_grad()

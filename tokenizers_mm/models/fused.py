@@ -9,18 +9,18 @@ Shape letters: B batch, C channels, H and W pixels, N positions, S streams, D ch
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantizers import Product
 from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.blocks import WithLatents
 from tokenizers_mm.config import parse
 from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.models.autoencoder import Autoencoder
@@ -29,13 +29,13 @@ from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_s
 from tokenizers_mm.saving import CardFacts, CardSource, HubMixin, check_saved, content, describe
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
 from tokenizers_mm.towers import Tower, weight_count
-from tokenizers_mm.traits import downsampling_of, quantizer_of, takes_one_size
+from tokenizers_mm.traits import downsampling_of, for_images, quantizer_of, takes_one_size
 from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
 __all__ = ["KINDS", "Fused", "Model"]
 
 
-class Fused(nn.Module, HubMixin):
+class Fused(WithLatents, HubMixin):
     """A `Tokenizer` made of two: `decode` is the perceptual half's, `semantics` and `text_features` the semantic one's.
 
     Both halves give codes, or both give latents.
@@ -51,22 +51,20 @@ class Fused(nn.Module, HubMixin):
     """
 
     kind = "fused"
+    latents_name = "semantic"
     semantic: Tokenizer
     perceptual: Tokenizer
-    semantic_mean_D: Tensor
-    semantic_std_D: Tensor
 
     def __init__(self, semantic: Tokenizer, perceptual: Tokenizer, how: How = "channel") -> None:
         super().__init__()
         if how not in ("channel", "sequence"):
             raise ValueError(f"how={how!r}: expected channel or sequence")
-        self.semantic, self.perceptual, self.how = _for_images(semantic, perceptual.spec.image_size), perceptual, how
+        self.semantic, self.perceptual, self.how = for_images(semantic, perceptual.spec.image_size), perceptual, how
         self.semantic_spec = same_image(self.semantic.spec, perceptual.spec)
         self.perceptual_spec = perceptual.spec
         self.spec = (channel_spec if how == "channel" else sequence_spec)(self.semantic_spec, self.perceptual_spec)
         if how == "channel" and not self.spec.discrete:
-            self.register_buffer("semantic_mean_D", torch.zeros(semantic.spec.dim))
-            self.register_buffer("semantic_std_D", torch.ones(semantic.spec.dim))
+            self.register_statistics(semantic.spec.dim)
 
     @property
     def downsampling(self) -> int:
@@ -127,7 +125,8 @@ class Fused(nn.Module, HubMixin):
             parts = torch.split(tokens.data, [self.semantic_spec.streams, self.perceptual_spec.streams], 2)
             return Tokens(codes_BNS=parts[0], grid=tokens.grid), Tokens(codes_BNS=parts[1], grid=tokens.grid)
         semantic_BND, perceptual_BND = torch.split(tokens.data, [self.semantic_spec.dim, self.perceptual_spec.dim], 2)
-        semantic_BND = semantic_BND * self.semantic_std_D + self.semantic_mean_D
+        mean_D, std_D = self.statistics
+        semantic_BND = semantic_BND * std_D + mean_D
         return Tokens(latents_BND=semantic_BND, grid=tokens.grid), Tokens(latents_BND=perceptual_BND, grid=tokens.grid)
 
     @torch.no_grad()
@@ -175,12 +174,8 @@ class Fused(nn.Module, HubMixin):
             if hasattr(half, "calibrate"):
                 half.calibrate(kept)
         if self.how == "channel" and not self.spec.discrete:
-            self.semantic_mean_D.zero_()
-            self.semantic_std_D.fill_(1)
-            wide = [self.encode(image_BCHW).data[..., : self.semantic_spec.dim].flatten(0, 1) for image_BCHW in kept]
-            values = torch.cat(wide).float()
-            self.semantic_mean_D.copy_(values.mean(0))
-            self.semantic_std_D.copy_(values.std(0).clamp(min=1e-6))
+            self.set_statistics(0.0, 1.0)
+            self.measure_statistics(self.encode(image_BCHW).data[..., : self.semantic_spec.dim] for image_BCHW in kept)
 
     def options(self) -> dict[str, Any]:
         """JSON-able, as `FusedConfig`; `CheckpointError` for a half that cannot be saved."""
@@ -242,7 +237,8 @@ class Fused(nn.Module, HubMixin):
         semantic_BND = semantic.data
         if semantic.grid != perceptual.grid:
             semantic_BND = match_grid(semantic_BND, _plain(semantic), _plain(perceptual))
-        semantic_BND = (semantic_BND - self.semantic_mean_D) / self.semantic_std_D
+        mean_D, std_D = self.statistics
+        semantic_BND = (semantic_BND - mean_D) / std_D
         return Tokens(latents_BND=torch.cat([semantic_BND, perceptual.data], 2), grid=perceptual.grid)
 
     def _in_sequence(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
@@ -286,32 +282,12 @@ class Fused(nn.Module, HubMixin):
     def _named(self, semantic: Tokens, perceptual: Tokens) -> list[tuple[str, Tokens, TokenSpec]]:
         return [("semantic", semantic, self.semantic_spec), ("perceptual", perceptual, self.perceptual_spec)]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Statistics keep their precision whatever `.to` says to the halves."""
-        statistics = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in statistics.items():
-            now = self._buffers[name]
-            if now is not None and now.element_size() < buffer.element_size():
-                self._buffers[name] = buffer.to(now.device)
-        return self
-
 
 Model: TypeAlias = Autoencoder | Tower | Fused
 # Every class that is saved, by the name of its kind; a half of a fused tokenizer may be any of them.
 KINDS: dict[str, type[Autoencoder] | type[Tower] | type[Fused]] = {
     made.kind: made for made in (Autoencoder, Tower, Fused)
 }
-
-
-def _for_images(semantic: Tokenizer, image_size: tuple[int, int]) -> Tokenizer:
-    """The half itself; a tower, which resizes whatever it is given, as a view of it for images of this size."""
-    if not isinstance(semantic, Tower) or semantic.spec.image_size == image_size:
-        return semantic
-    view = copy.copy(semantic)
-    view.config = replace(semantic.config, image_size=image_size)
-    view.spec = replace(semantic.spec, image_size=image_size)
-    return view
 
 
 def _plain(tokens: Tokens) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class Tiled:
         f = self.downsampling = downsampling_of(tokenizer)
         if takes_one_size(tokenizer):
             why = {
-                "raster": "a size of its own, in what it resizes to or in latent statistics per position",
+                "raster": "a size of its own (what it resizes to, or latent statistics per position)",
                 "scales": "a multi-scale bottleneck",
                 "parts": "positions of several grids",
             }.get(tokenizer.spec.layout, "tokens that belong to no place")

@@ -11,16 +11,18 @@ Shape letters: B batch, C image channels, H and W pixels, h and w positions, N =
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenizers_mm.api import Tokens, TokenSpec
+from tokenizers_mm.blocks import WithLatents
 from tokenizers_mm.config import parse
 from tokenizers_mm.saving import CardFacts, CardSource, HubMixin
 from tokenizers_mm.semantics import Semantics
@@ -85,7 +87,7 @@ class TowerRecord:
     weights_sha256: str
 
 
-class Tower(nn.Module, HubMixin):
+class Tower(WithLatents, HubMixin):
     """A frozen, encode-only `Tokenizer` with semantics; see `build_tower` for the usual way to get one.
 
     name            what is printed beside its numbers: network, input size, layer
@@ -100,8 +102,6 @@ class Tower(nn.Module, HubMixin):
 
     kind = "tower"
     takes_one_size = True
-    latent_mean_D: Tensor
-    latent_std_D: Tensor
     shift_C11: Tensor
     scale_C11: Tensor
 
@@ -118,8 +118,7 @@ class Tower(nn.Module, HubMixin):
         image_size = _sides(config.image_size) or self.input_size
         self.spec = TokenSpec(image_size=image_size, grid=probe.grid, dim=probe.patch_BND.shape[2])
         self.pooled_dim = probe.pooled_BD.shape[1]
-        self.register_buffer("latent_mean_D", torch.zeros(self.spec.dim))
-        self.register_buffer("latent_std_D", torch.ones(self.spec.dim))
+        self.register_statistics(self.spec.dim)
         self.train(False)
 
     @property
@@ -166,7 +165,16 @@ class Tower(nn.Module, HubMixin):
         semantics = self.semantics(image_BCHW)
         if not bool(torch.isfinite(semantics.patch_BND).all()):
             raise ValueError("image_BCHW gives NaN or Inf features: check the pixels (expected finite, in [-1, 1])")
-        return Tokens(latents_BND=(semantics.patch_BND - self.latent_mean_D) / self.latent_std_D, grid=semantics.grid)
+        mean_D, std_D = self.statistics
+        return Tokens(latents_BND=(semantics.patch_BND - mean_D) / std_D, grid=semantics.grid)
+
+    def for_images(self, image_size: tuple[int, int]) -> Self:
+        """The same tower, weights shared, taken for images of this size: it resizes whatever it is given."""
+        if image_size == self.spec.image_size:
+            return self
+        view = copy.copy(self)
+        view.config, view.spec = replace(self.config, image_size=image_size), replace(self.spec, image_size=image_size)
+        return view
 
     def embed(self, tokens: Tokens) -> Tensor:
         """The latents themselves, [B, N, D]."""
@@ -182,7 +190,7 @@ class Tower(nn.Module, HubMixin):
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:
         """Set the latent statistics from images, so that `encode` gives zero mean and unit variance per channel."""
-        count, total_D, square_D = 0, self.latent_mean_D.double() * 0, self.latent_mean_D.double() * 0
+        count, total_D, square_D = 0, self.statistics[0].double() * 0, self.statistics[0].double() * 0
         shift_D = torch.zeros_like(total_D)  # the first batch's mean: sums of squares about it lose no digits
         for image_BCHW in batches:
             rows_RD = self.semantics(image_BCHW).patch_BND.flatten(0, 1).double()
@@ -194,17 +202,6 @@ class Tower(nn.Module, HubMixin):
             raise ValueError(f"batches gave {count} positions: statistics need images")
         variance_D = (square_D - total_D.square() / count) / (count - 1)
         self.set_statistics(shift_D + total_D / count, variance_D.clamp(min=0).sqrt().clamp(min=1e-6))
-
-    @torch.no_grad()
-    def set_statistics(self, mean: Tensor | float, std: Tensor | float) -> None:
-        """Latents become (z - mean) / std: numbers, or tensors [D]. `ValueError` for what does not fit."""
-        for buffer, value in ((self.latent_mean_D, mean), (self.latent_std_D, std)):
-            given = torch.as_tensor(value, dtype=buffer.dtype, device=buffer.device)
-            if given.ndim and given.shape != buffer.shape:
-                raise ValueError(f"statistics of shape {tuple(given.shape)}: expected {tuple(buffer.shape)}")
-            if not bool(torch.isfinite(given).all()) or (buffer is self.latent_std_D and float(given.min()) <= 0):
-                raise ValueError("statistics must be finite, and deviations positive")
-            buffer.copy_(given)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval."""
@@ -267,17 +264,6 @@ class Tower(nn.Module, HubMixin):
 
     def _dtype(self) -> torch.dtype:
         return next(value.dtype for value in self.network.buffers() if value.is_floating_point())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What `.to`, `.half`, `.cuda` and others go through: normalisation and statistics lose no bits."""
-
-        def kept(value: Tensor) -> Tensor:
-            out = fn(value)
-            return out if out.element_size() >= value.element_size() else value.to(out.device)
-
-        self.network._apply(fn)  # type: ignore[no-untyped-call]
-        super()._apply(kept, recurse=False)  # type: ignore[no-untyped-call]
-        return self
 
 
 class TextTower(Tower):

@@ -8,6 +8,7 @@ from tokenizers_mm import Autoencoder, AutoencoderConfig, Tokens, build_autoenco
 from tokenizers_mm.config import parse
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.training.pca_init import pca_initialise
+from tokenizers_mm.traits import takes_one_size
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 CONFIG = AutoencoderConfig(image_size=(16, 8), bottleneck={"kind": "gaussian", "dim": 3}, net=NET)
@@ -226,7 +227,7 @@ def test_published_scale_and_shift():
     ]:
         with pytest.raises(ValueError, match=message):
             model.set_statistics(mean, std)
-    with pytest.raises(ValueError, match="gives codes: only latents have statistics"):
+    with pytest.raises(ValueError, match=r"gives codes, .* it has no statistics"):
         model_of({"kind": "fsq", "levels": [8, 5]}).set_statistics(0.0, 1.0)
 
 
@@ -255,6 +256,10 @@ def test_statistics_per_position():
     assert torch.allclose(latents.std(0), torch.ones(8, 3), atol=1e-4)
     with pytest.raises(ValueError, match=r"grid=\(4, 4\): latent statistics are per position"):
         model.encode(torch.zeros(1, 3, 16, 16))
+    fsq = {"kind": "fsq", "levels": [8, 5]}  # codes have no statistics
+    others = (model_of(), model_of(fsq, latent_positions=True))
+    assert [takes_one_size(tokenizer) for tokenizer in (model, *others)] == [True, False, False]
+    assert others[1].encode(torch.zeros(1, 3, 16, 16)).grid == (4, 4)
 
 
 def test_other_scales_share_the_weights():

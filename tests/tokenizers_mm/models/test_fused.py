@@ -211,6 +211,8 @@ def test_a_tower_is_taken_for_the_images_of_the_other_half():
     assert fused.spec == TokenSpec(image_size=(16, 24), grid=(4, 6), dim=67)
     assert fused.semantic_spec.grid == (2, 2)
     assert tower.spec.image_size == (32, 32)  # that one is as it was
+    assert fused.semantic.network is tower.network
+    assert Fused(fused.semantic, half(GAUSSIAN)).semantic is fused.semantic
     fused.calibrate([IMAGE])
     flat = fused.encode(IMAGE).data.flatten(0, 1)
     torch.testing.assert_close(flat.std(0), torch.ones(67), atol=1e-4, rtol=0)

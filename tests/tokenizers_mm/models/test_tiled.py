@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokenizers_mm import AutoencoderConfig, Tokenizer, Tokens, build_autoencoder
+from tokenizers_mm import AutoencoderConfig, Fused, Tokenizer, Tokens, build_autoencoder
 from tokenizers_mm.data.images import pad_to_multiple
 from tokenizers_mm.models import tiles
 from tokenizers_mm.models.tiled import Tiled, tiling_error
@@ -238,7 +238,7 @@ def test_impossible_sizes_are_refused(options, message):
 def test_tokenizers_of_one_size_are_refused():
     with pytest.raises(ValueError, match=r"a multi-scale bottleneck: it takes images of \(16, 16\) only"):
         Tiled(model_of(bottleneck=SCALES))
-    with pytest.raises(ValueError, match=r"latent statistics per position: it takes images of \(16, 16\) only"):
+    with pytest.raises(ValueError, match=r"latent statistics per position\): it takes images of \(16, 16\) only"):
         Tiled(model_of(latent_positions=True))
 
 
@@ -318,10 +318,31 @@ def test_a_plain_tokenizer_in_tiles(plain, kind, tokens):
         cut.encode(image, sample=torch.Generator())
 
 
+def test_positions_may_be_smaller_than_the_downsampling():
+    """Of two halves the coarser one says what sides are multiples of, the finer one how many positions there are."""
+    coarse = replace(LOCAL, multipliers=(1, 2, 2))
+    fused = Fused(model_of(net=coarse), model_of(), "channel")
+    image = image_of(64, 72)
+    whole = fused.encode(image)
+    assert (fused.downsampling, fused.spec.grid) == (4, (8, 8))
+    one, cut = Tiled(fused, None), Tiled(fused, 32, 16)
+    assert torch.equal(one.encode(image).data, whole.data)
+    assert cut.encode(image).grid == whole.grid == (32, 36)
+    torch.testing.assert_close(one.decode(whole), fused.decode(whole))
+    assert cut.reconstruct(image_of(61, 70)).shape == (1, 3, 61, 70)
+
+
+def test_positions_that_are_no_squares_of_pixels_are_refused(plain):
+    tokenizer = plain.Means(16)
+    tokenizer.spec = replace(tokenizer.spec, grid=(4, 3))
+    with pytest.raises(ValueError, match=r"a grid of \(4, 3\) for images of \(16, 16\)"):
+        Tiled(tokenizer, 8)
+
+
 def test_a_plain_tokenizer_of_one_size_is_refused(plain):
     tokenizer = plain.Pool(16)
     tokenizer.takes_one_size = True
-    with pytest.raises(ValueError, match=r"tokenizer has a size of its own, .*: it takes images of \(16, 16\) only"):
+    with pytest.raises(ValueError, match=r"tokenizer has a size of its own .*: it takes images of \(16, 16\) only"):
         Tiled(tokenizer)
 
 

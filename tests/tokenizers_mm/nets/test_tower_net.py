@@ -3,11 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tokenizers_mm import AutoencoderConfig, build_autoencoder
+from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets import ConvConfig, TowerNetConfig, ViTConfig, tower_net
 from tokenizers_mm.nets.tower_net import TowerEncoder
 from tokenizers_mm.nets.transformer import TransformerConfig
-from tokenizers_mm.saving.folder import load, save
 from tokenizers_mm.towers.tower import TowerConfig
 
 TOWER = TowerConfig(name="timm:vit_tiny_patch16_224", input_size=32)
@@ -88,7 +87,7 @@ def test_a_saved_tokenizer_needs_no_other_file(tmp_path, monkeypatch):
     net = TowerNetConfig(tower=TowerConfig(name="lite0", input_size=32, layer=1), downsampling=8)
     config = replace(CONFIG, net=net, bottleneck={"kind": "fsq"}, z_channels=24, quant_conv=1, noise=0.0)
     model = build_autoencoder(config).eval()
-    save(model, tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     build, asked = tower_net.build_tower, []
 
     def counted(config, *, random_init):
@@ -96,7 +95,7 @@ def test_a_saved_tokenizer_needs_no_other_file(tmp_path, monkeypatch):
         return build(config, random_init=random_init)
 
     monkeypatch.setattr(tower_net, "build_tower", counted)
-    again = load(tmp_path / "model")
+    again = Autoencoder.from_pretrained(tmp_path / "model")
     assert asked == [True]
     assert "random" not in again.encoder.tower.name
     assert not any(value.is_meta for value in [*again.buffers(), *again.parameters()])
