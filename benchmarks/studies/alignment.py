@@ -32,9 +32,10 @@ from record import Record, arguments, write
 
 from recipes.programs import train_generator, train_tokenizer, with_features
 from recipes.schema import GeneratorRecipe, TokenizerRecipe
-from tokenizers_mm.checkpoints import fingerprint, load
+from tokenizers_mm.checkpoints import load
 from tokenizers_mm.config import parse
 from tokenizers_mm.measure import batches_of
+from tokenizers_mm.saving import fingerprint
 
 KINDS = ("tokenizer", "generator", "loss")
 _SAMPLES, _FEW = 2000, 100

@@ -21,11 +21,11 @@ from backbones import Autoregressive, Flow
 from recipes.gates.figures import Example, Figure, Findings, merge
 from recipes.gates.shapes import CEILING_GATE, Evaluator, as_images, chance_range, control, save_stack
 from recipes.inputs import trained_precision
-from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data.sets import ATTRIBUTES, Shapes
 from tokenizers_mm.measure import COPIES_ALLOWED, RATIO_RANGE, Memorisation, accuracy
 from tokenizers_mm.measure.memorisation import memorisation
 from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.saving import fingerprint
 
 __all__ = [
     "GENERATORS",

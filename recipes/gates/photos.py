@@ -15,7 +15,6 @@ from PIL import Image
 
 from recipes.gates.figures import Figure, Findings, merge
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data import pad_to_multiple, to_tensor, to_uint8, unpad
 from tokenizers_mm.data.sets import heldout_photos
 from tokenizers_mm.losses import Perceptual
@@ -31,6 +30,7 @@ from tokenizers_mm.measure import (
 )
 from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.report import Pixels, false_colour
+from tokenizers_mm.saving import fingerprint
 
 __all__ = ["CODECS", "PHOTO_TARGETS", "PICTURES", "TOKENIZERS", "measure_photos", "save_picture"]
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from recipes.gates.figures import Figure, Findings, merge
 from recipes.gates.photos import TOKENIZERS, save_picture
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.data import to_uint8
 from tokenizers_mm.data.sets import ATTRIBUTES, Shapes
 from tokenizers_mm.measure import AttributeJudge, CodeStatistics, accuracy, psnr, train_judge
 from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.saving import fingerprint
 from tokenizers_mm.store import CAPTIONS, TokenDataset
 
 __all__ = [

@@ -20,13 +20,12 @@ from recipes.inputs import open_tokenizer
 from recipes.programs.sample import TOKENIZER_FILE
 from recipes.schema import FusedRecipe, GeneratorRecipe, Recipe, TokenizerRecipe, require_size
 from tokenizers_mm.api import Batch, Tokenizer
-from tokenizers_mm.checkpoints import save
 from tokenizers_mm.data import Draw, Examples, Source, Unreadable, batch_of, draws_for, to_uint8, unreadable_of
 from tokenizers_mm.losses import Losses
 from tokenizers_mm.models import Autoencoder, Fused, SemanticHead, build_autoencoder
 from tokenizers_mm.runtime import local_path, write_tensors, write_text
 from tokenizers_mm.runtime.writing import writing
-from tokenizers_mm.saving import check_saved
+from tokenizers_mm.saving import check_saved, save
 from tokenizers_mm.store import TokenDataset, WithFeatures
 from tokenizers_mm.towers import build_tower, cached_semantics
 from tokenizers_mm.training import Objective, Picture, RunFolder, pca_initialise, train

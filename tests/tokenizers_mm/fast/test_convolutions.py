@@ -9,12 +9,12 @@ from torch import nn
 
 from quantizers.kernels.native.library import cache_folder
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints import fingerprint
 from tokenizers_mm.fast import convolutions as fast, native
 from tokenizers_mm.fast.convolutions import optimize
 from tokenizers_mm.fast.native import library, memory
 from tokenizers_mm.models.tiled import Tiled
 from tokenizers_mm.nets import CausalConfig, ConvConfig
+from tokenizers_mm.saving import fingerprint
 
 SHAPES = [  # batch, channels, height, width, output channels
     (1, 32, 8, 8, 32), (2, 33, 13, 10, 35), (1, 3, 20, 22, 64), (3, 48, 5, 6, 3), (2, 64, 2, 2, 4),

@@ -14,10 +14,10 @@ import yaml
 from huggingface_hub import ModelCard
 
 from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder, fingerprint
-from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving import download as hub
 from tokenizers_mm.saving.card import is_generated, model_card
+from tokenizers_mm.weights import CheckpointError, Provenance
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 PROVENANCE = Provenance("flux1", "somebody/flux", "0" * 40, "Apache-2.0", "Apache-2.0", ("loss.* (3)",))

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder, fingerprint, load, save
-from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.models import KINDS
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.runtime.writing import WriteError
 from tokenizers_mm.saving import folder as native
+from tokenizers_mm.weights import CheckpointError, Provenance
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 BOTTLENECKS = [{"kind": "gaussian", "dim": 3}, {"kind": "vq", "size": 8, "dim": 3}, {"kind": "fsq", "levels": [8, 5]}]

@@ -21,12 +21,12 @@ from tokenizers_mm import (
     load,
     save,
 )
-from tokenizers_mm.checkpoints import CheckpointError, Provenance
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.saving.card import model_card
 from tokenizers_mm.towers import NGramTextConfig
 from tokenizers_mm.towers.clip_text import OpenClipTextConfig
+from tokenizers_mm.weights import CheckpointError, Provenance
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2)
 IMAGE = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
