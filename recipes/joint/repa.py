@@ -250,7 +250,13 @@ def _still(module: nn.Module, *inputs: Any, **options: Any) -> Any:
 
 
 def _condition(generator: Flow, batch: Batch | Examples) -> Condition:
-    return condition_of(batch.captions, batch.labels_B, classes=generator.config.classes, batch=len(batch))
+    return condition_of(
+        batch.captions,
+        batch.labels_B,
+        classes=generator.config.classes,
+        batch=len(batch),
+        label_range=batch.label_range if isinstance(batch, Batch) else None,
+    )
 
 
 def _aligned_grid(generator: Flow, config: RepaConfig) -> tuple[int, int]:
