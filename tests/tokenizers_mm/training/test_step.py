@@ -13,21 +13,26 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import backbones
 import tokenizers_mm
-from tokenizers_mm import AutoencoderConfig, build_autoencoder
+from recipes.programs.train import _GeneratorObjective
+from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
 from tokenizers_mm.data.sources import ImageArrays
 from tokenizers_mm.losses.adversary import AdversarialConfig, Adversary
 from tokenizers_mm.losses.alignment import Alignment, AlignmentConfig
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.nets.discriminators import PatchConfig, build_discriminator
 from tokenizers_mm.semantics import Semantics
+from tokenizers_mm.store.dataset import TokenDataset
 from tokenizers_mm.towers import TowerConfig
 from tokenizers_mm.training.config import TrainConfig
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
 from tokenizers_mm.training.run import TrainingRun
 
 ROOT = Path(tokenizers_mm.__file__).parents[1]
-PACKAGES = ("tokenizers_mm", "quantizers")
+PACKAGES = ("tokenizers_mm", "quantizers", "backbones", "recipes")
+IMAGES = ImageArrays(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+STORES = Path(__file__).parents[2] / "saved" / "stores"
 WAITING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}
 CONFIG = TrainConfig(steps=9, batch_size=4, warmup=0, log_every=100, tracker="none")
 ADVERSARIAL = AdversarialConfig(
@@ -73,6 +78,21 @@ def counted():
         yield waits.places
 
 
+class Unread:
+    """A store whose tokens nobody has checked."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __len__(self):
+        return len(self.store)
+
+    def batch(self, draws):
+        batch = self.store.batch(draws)
+        tokens = Tokens(codes_BNS=batch.tokens.codes_BNS, latents_BND=batch.tokens.latents_BND, grid=batch.tokens.grid)
+        return replace(batch, tokens=tokens)
+
+
 class Colours(nn.Module):
     """A teacher that knows mean colours."""
 
@@ -100,9 +120,8 @@ def objective_of(adversarial=None, asks=False):
     return objective
 
 
-def waits_of_a_step(folder, objective, accumulate):
-    """Places of tokenizers_mm in which the third step asks for values, and how often."""
-    source = ImageArrays(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8))
+def waits_of_a_step(folder, objective, source=IMAGES, accumulate=1):
+    """Where the third step asks for values, and how often; a quantizer checks its input for itself."""
     run = TrainingRun(objective, source, replace(CONFIG, accumulate=accumulate), folder)
     run.open({}, resume=False)
     stream = run.batches(0)
@@ -111,17 +130,29 @@ def waits_of_a_step(folder, objective, accumulate):
     batches = next(stream)
     with counted() as places:
         run.trainer.step(2, batches)
-    return {place: number for place, number in places.items() if place.startswith("tokenizers_mm")}
+    return {place: number for place, number in places.items() if not place.startswith("quantizers")}
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize(("adversarial", "updates"), [(None, 1), (ADVERSARIAL, 2)], ids=["plain", "adversarial"])
 def test_one_wait_an_update(tmp_path, accumulate, adversarial, updates):
     objective = objective_of(adversarial)
-    assert waits_of_a_step(tmp_path / "run", objective, accumulate) == {"tokenizers_mm/training/step.py": updates}
+    assert waits_of_a_step(tmp_path / "run", objective, accumulate=accumulate) == {
+        "tokenizers_mm/training/step.py": updates
+    }
+
+
+@pytest.mark.parametrize(("kind", "store"), [("autoregressive", "conv_fsq"), ("flow", "conv_gaussian")])
+def test_one_wait_a_step_of_a_generator(tmp_path, kind, store):
+    tokens = TokenDataset(STORES / store)
+    options = {"width": 16, "depth": 1, "heads": 2}
+    objective = _GeneratorObjective(backbones.build(kind, options, tokens.spec, tokens.codebook_VD))
+    assert waits_of_a_step(tmp_path / "run", objective, tokens) == {"tokenizers_mm/training/step.py": 1}
+    found = waits_of_a_step(tmp_path / "unread", objective, Unread(tokens))
+    assert found == {"tokenizers_mm/training/step.py": 1, "tokenizers_mm/api.py": 1}
 
 
 def test_an_objective_that_asks_is_counted(tmp_path):
-    found = waits_of_a_step(tmp_path / "run", objective_of(asks=True), 4)
+    found = waits_of_a_step(tmp_path / "run", objective_of(asks=True), accumulate=4)
     assert found.pop("tokenizers_mm/training/objective/objective.py") >= 4
     assert found == {"tokenizers_mm/training/step.py": 1}
