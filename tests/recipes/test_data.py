@@ -11,10 +11,11 @@ from PIL import Image
 from recipes.schema.data import EmojiImages, FashionImages, FolderImages, ImageData, PhotoCrops, ShapeImages, WordImages
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages
+from tokenizers_mm.data.crops import RandomCrops
 from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.labelled import MissingDataError
 from tokenizers_mm.data.sets.words import words
-from tokenizers_mm.data.sources import RandomCrops, draws_for
+from tokenizers_mm.data.sources import draws_for
 
 EMOJI_FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -8,7 +8,8 @@ from torch import nn
 
 import recipes.joint.repa
 from backbones import Flow, FlowConfig
-from recipes.joint.repa import AlignedBatch, AlignedTokens, LatentNorm, RepaConfig, RepaEObjective, RepaObjective
+from recipes.joint.latent_norm import LatentNorm
+from recipes.joint.repa import AlignedBatch, AlignedTokens, RepaConfig, RepaEObjective, RepaObjective
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.api import Batch, Tokens, TokenSpec
 from tokenizers_mm.data.sources import Draw, Examples

@@ -3,6 +3,7 @@ from tokenizers_mm.data.annotated import (
     LabelledImages as LabelledImages,
     labelled_folder as labelled_folder,
 )
+from tokenizers_mm.data.crops import RandomCrops as RandomCrops
 from tokenizers_mm.data.folder import ImageFolder as ImageFolder
 from tokenizers_mm.data.images import (
     SUFFIXES as SUFFIXES,
@@ -34,7 +35,6 @@ from tokenizers_mm.data.sources import (
     Examples as Examples,
     Fetched as Fetched,
     ImageArrays as ImageArrays,
-    RandomCrops as RandomCrops,
     Source as Source,
     account as account,
     batch_of as batch_of,

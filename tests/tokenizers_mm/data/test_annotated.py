@@ -9,10 +9,11 @@ from PIL import Image
 
 from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.annotated import CaptionedFolder, LabelledImages, labelled_folder
+from tokenizers_mm.data.crops import RandomCrops
 from tokenizers_mm.data.folder import ImageFolder
 from tokenizers_mm.data.images import to_tensor
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, RandomCrops, draws_for
+from tokenizers_mm.data.sources import Draw, Examples, ImageArrays, draws_for
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.store.dataset import TokenDataset
 from tokenizers_mm.store.encode import encode_folder

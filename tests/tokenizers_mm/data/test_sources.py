@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenizers_mm.data.sources import Draw, ImageArrays, RandomCrops, draws_for
+from tokenizers_mm.data.crops import RandomCrops
+from tokenizers_mm.data.sources import Draw, ImageArrays, draws_for
 
 
 def _photo(height, width, seed=0):
