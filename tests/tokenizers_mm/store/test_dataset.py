@@ -10,7 +10,7 @@ from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.images import Preprocess
 from tokenizers_mm.data.sources import Draw
 from tokenizers_mm.store.dataset import Inputs, Quarantined, Row, StoreMismatch, StoreWriter, TokenDataset, verify
-from tokenizers_mm.store.shards import read_record, write_record
+from tokenizers_mm.store.shards import Shard, read_record, write_record
 
 SPEC = TokenSpec(image_size=(32, 32), grid=(2, 2), dim=3, codes=(1000,))
 LATENTS = TokenSpec(image_size=(32, 32), grid=(2, 2), dim=3)
@@ -70,6 +70,28 @@ def test_several_streams_are_packed_to_the_bit(tmp_path):
         writer.write_shard(0, Tokens(codes_BNS=codes), [Row(str(i)) for i in range(6)])
     assert torch.equal(TokenDataset(tmp_path).batch(range(6)).tokens.codes_BNS, codes)
     assert (tmp_path / "00000.safetensors").stat().st_size < 6 * 14 + 200
+
+
+def test_tokens_that_are_none_of_the_spec_are_refused_where_they_are_read(tmp_path):
+    """Ten bits hold codes to 1023; the vocabulary ends at 999."""
+    with StoreWriter(tmp_path, SPEC, "f", PLAIN) as writer:
+        writer.write_shard(0, _codes(2), _rows(2))
+    tokens = _codes(2)
+    tokens.data[1, 0] = 1000
+    Shard(tmp_path, 1, SPEC).write(tokens, [Row("good"), Row("bad")])  # which checks nothing
+    data = TokenDataset(tmp_path)
+    batch = data.batch([0, 2])
+    assert batch.tokens.checked == SPEC.codes
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*1000\].*0\.\.999.*tmm verify"):
+        data.batch([0, 3])
+    assert "00001.safetensors" in verify(tmp_path).problems[0]
+
+
+def test_batches_know_the_range_of_their_labels(tmp_path):
+    with StoreWriter(tmp_path, SPEC, "f", PLAIN) as writer:
+        writer.write_shard(0, _codes(3), [Row("a", label=2), Row("b"), Row("c", label=7)])
+    data = TokenDataset(tmp_path)
+    assert [data.batch(items).label_range for items in ([0, 2], [1, 2], [0], [])] == [(2, 7), (-1, 7), (2, 2), None]
 
 
 def test_partly_known_captions_and_labels_say_so(tmp_path):
