@@ -18,7 +18,7 @@ from tokenizers_mm.losses.adversary import AdversarialConfig
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.discriminators import PatchConfig
 from tokenizers_mm.towers.text import NGramTextConfig
-from tokenizers_mm.training.loop import TrainConfig
+from tokenizers_mm.training.config import TrainConfig
 from tokenizers_mm.training.objective import ObjectiveConfig
 
 TRAIN = TrainConfig(steps=3, batch_size=4, log_every=1, checkpoint_every=3, tracker="none")
@@ -69,7 +69,7 @@ def test_an_object_of_ours_is_trained_and_saved_and_no_other(plain, tmp_path):
         FusedRecipe(semantic="plain_tokenizers:autoencoder", perceptual=half, how="sequence"), tmp_path / "fused"
     )
     assert load(tmp_path / "fused" / "tokenizer").semantic.spec == plain.autoencoder().spec
-    with pytest.raises(ValueError, match="Pool: only tokenizers of the kinds autoencoder, tower, fused can be saved"):
+    with pytest.raises(ValueError, match="Pool: cannot be saved, its class lacks kind"):
         train_recipe(FusedRecipe(semantic=half, perceptual="plain_tokenizers:Pool"), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()  # before anything was trained
 

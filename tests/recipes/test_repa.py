@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import recipes.joint.repa
+import recipes.joint.latent_norm
 from backbones import Flow, FlowConfig
 from recipes.joint.latent_norm import LatentNorm
 from recipes.joint.repa import AlignedBatch, AlignedTokens, RepaConfig, RepaEObjective, RepaObjective
@@ -17,7 +17,8 @@ from tokenizers_mm.geometry import match_grid
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers import Teacher, TowerConfig, build_tower
-from tokenizers_mm.training.loop import TrainConfig, train
+from tokenizers_mm.training.config import TrainConfig
+from tokenizers_mm.training.loop import train
 
 NET = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=2, middle_attention=False)
 TOKENIZER = AutoencoderConfig(image_size=(16, 16), bottleneck={"kind": "gaussian", "dim": 3}, net=NET)
@@ -184,8 +185,8 @@ def test_statistics_of_latents_are_those_of_all_processes(monkeypatch):
     whole, half, z = LatentNorm(mean, std), LatentNorm(mean, std), 3 * random(4, 16, 3) + 1
     expected, rest = whole(z), z[2:].flatten(0, 1)
     told = [rest.mean(0), (rest - z.flatten(0, 1).mean(0)).square().mean(0)]
-    monkeypatch.setattr(recipes.joint.repa, "processes", lambda: 2)
-    monkeypatch.setattr(recipes.joint.repa, "sum_over_processes", lambda value: value + told.pop(0))
+    monkeypatch.setattr(recipes.joint.latent_norm, "processes", lambda: 2)
+    monkeypatch.setattr(recipes.joint.latent_norm, "sum_over_processes", lambda value: value + told.pop(0))
     torch.testing.assert_close(half(z[:2]), expected[:2])
     torch.testing.assert_close(half.mean_D, whole.mean_D)
     torch.testing.assert_close(half.variance_D, whole.variance_D)

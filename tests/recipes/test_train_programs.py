@@ -23,7 +23,7 @@ from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure.reconstruction import psnr
 from tokenizers_mm.store.dataset import TokenDataset
 from tokenizers_mm.store.encode import encode_folder
-from tokenizers_mm.training.loop import TrainConfig
+from tokenizers_mm.training.config import TrainConfig
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
 from tokenizers_mm.training.pca_init import pca_initialise
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.config import ConfigError, override, parse, read_yaml
 from tokenizers_mm.nets.conv import ConvConfig
-from tokenizers_mm.training.loop import TrainConfig
+from tokenizers_mm.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.runtime.paths import local_path
 from tokenizers_mm.store.dataset import StoreWriter
 from tokenizers_mm.store.encode import encode_folder
-from tokenizers_mm.training.loop import TrainConfig, train
+from tokenizers_mm.training.config import TrainConfig
+from tokenizers_mm.training.loop import train
 
 ADDRESSES = ["s3://bucket/x", "gs://bucket", "hf://datasets/a/b", "https://host/x", "S3://b", "abfss+v2.1://x", "s3://"]
 
