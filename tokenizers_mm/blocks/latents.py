@@ -20,13 +20,14 @@ __all__ = ["WithLatents"]
 class WithLatents(nn.Module):
     """A module with statistics of its latents: buffers NAME_mean_D and NAME_std_D, [D], or [N, D] of every position.
 
-    `.to`, `.half` and others never take bits from its own parameters and buffers, nor from the children in `wide`.
+    `.to`, `.half` and others never take bits from its own parameters and buffers.
 
-    latents_name  NAME of the buffers
+    latents_name    NAME of the buffers
+    full_precision  children from which they take none either
     """
 
     latents_name: ClassVar[str] = "latent"
-    wide: ClassVar[tuple[str, ...]] = ()
+    full_precision: ClassVar[tuple[str, ...]] = ()
 
     def register_statistics(self, *shape: int) -> None:
         """Mean zero and deviation one, until they are measured or set."""
@@ -70,5 +71,5 @@ class WithLatents(nn.Module):
             return out if out.element_size() >= value.element_size() else value.to(out.device)
 
         for name, module in self.named_children() if recurse else ():
-            module._apply(kept if name in self.wide else fn)  # type: ignore[no-untyped-call]
+            module._apply(kept if name in self.full_precision else fn)  # type: ignore[no-untyped-call]
         return super()._apply(kept, recurse=False)  # type: ignore[no-untyped-call,no-any-return]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.models.autoencoder import Autoencoder, build_empty
+from tokenizers_mm.models.autoencoder import Autoencoder
 
 __all__ = ["assemble"]
 
@@ -21,7 +21,7 @@ def assemble(options: Any, state: Mapping[str, Tensor], where: Path | str) -> Au
 
     Raises `CheckpointError` naming missing and unexpected keys, and shapes that contradict the options.
     """
-    model = build_empty(options, f"{where}: config")
+    model = Autoencoder.empty(options, f"{where}: config")
     return model.adopt({**_neutral(model.state_dict(), state), **state}, where)
 
 

@@ -12,7 +12,7 @@ Shape letters: B batch, C channels, H and W pixels, h and w positions per side, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -20,21 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import quantizers
 from quantizers import Quantized, Quantizer
 from tokenizers_mm.api import Tokens
-from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig, encoder_channels, spec_of
+from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig, spec_of
+from tokenizers_mm.models.latents import AutoencoderLatents
+from tokenizers_mm.models.parts import build_parts, convolutions
 from tokenizers_mm.models.prefixes import fill_up, hide_last
 from tokenizers_mm.models.saved_autoencoder import SavedAutoencoder
 from tokenizers_mm.models.semantic_head import SemanticHead
 from tokenizers_mm.models.vectors import Vectors, decodable
-from tokenizers_mm.nets import build_nets, run
+from tokenizers_mm.nets import run
 from tokenizers_mm.semantics import Semantics, mean_semantics
-from tokenizers_mm.weights import CheckpointError
 
 
-class Autoencoder(SavedAutoencoder):
+class Autoencoder(AutoencoderLatents, SavedAutoencoder):
     """A `Tokenizer` made of parts that are already built; see `build_autoencoder` for the usual way to get one.
 
     Continuous latents leave `encode` with zero mean and unit variance: `calibrate` measures the statistics, or
@@ -43,9 +42,7 @@ class Autoencoder(SavedAutoencoder):
     stays float32, as images and tokens do, and a net whose float16 activations overflow is run again in float32.
     """
 
-    wide = ("bottleneck",)
-    latent_mean_D: Tensor
-    latent_std_D: Tensor
+    full_precision = ("bottleneck",)
 
     def __init__(
         self,
@@ -59,10 +56,7 @@ class Autoencoder(SavedAutoencoder):
         self.config, self.downsampling = config, config.downsampling
         self.spec = spec_of(bottleneck, config)
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
-        z, z_in = config.z_channels, encoder_channels(config, bottleneck)
-        post = config.quant_conv if config.post_quant_conv is None else config.post_quant_conv
-        self.quant_conv = _convolution(z_in, bottleneck.in_dim, config.quant_conv, f"z_channels={z}", bottleneck)
-        self.post_quant_conv = _convolution(bottleneck.dim, z, post, f"z_channels={z}", bottleneck)
+        self.quant_conv, self.post_quant_conv = convolutions(config, bottleneck)
         if config.linear:
             patch_channels = config.net.image_channels * config.net.downsampling**2
             self.linear_in = nn.Conv2d(patch_channels, bottleneck.in_dim, 1)
@@ -88,16 +82,6 @@ class Autoencoder(SavedAutoencoder):
     def generative(self) -> bool:
         """True where the decoder is a flow: it learns from `velocity_loss`, and `pixels` samples with a fixed seed."""
         return self.config.decoder.generative
-
-    @property
-    def takes_one_size(self) -> bool:
-        """Whether images have to be of the spec's size: latents have statistics of their own at every position."""
-        return self.config.latent_positions and not self.spec.discrete
-
-    @property
-    def latent_patch(self) -> int:
-        """The bottleneck's vectors on each side of one latent."""
-        return self.config.latent_patch
 
     @property
     def last_layer(self) -> Tensor:
@@ -249,7 +233,7 @@ class Autoencoder(SavedAutoencoder):
             raise ValueError("text_features: this tokenizer has no semantic head, and so no text encoder")
         return self.semantic.text_features(captions)
 
-    # ------------------------------------------------------------------------------------------- the same, differently
+    # ------------------------------------------------------------------------------------------- another grid
 
     def with_scales(self, scales: Sequence[int | Sequence[int]]) -> Self:
         """The same weights, shared, for images of another size or with other scales (multi-scale bottlenecks).
@@ -264,14 +248,6 @@ class Autoencoder(SavedAutoencoder):
         other.spec = spec_of(bottleneck, other.config)
         return other
 
-    @classmethod
-    def rebuild(cls, options: Any, state: Mapping[str, Tensor], *, where: str, weights: str) -> Autoencoder:
-        """The tokenizer that `options` and `state_dict` gave, around these very tensors, in eval mode.
-
-        Raises `CheckpointError` that starts with `where` for the options, with `weights` for the state.
-        """
-        return build_empty(options, where).adopt(state, weights)
-
     def _encoded(self, features: Vectors, sample: torch.Generator | None = None) -> Vectors:
         """Codes, or latents before normalisation, on the features' grid."""
         h_BND, grid = features
@@ -285,35 +261,6 @@ class Autoencoder(SavedAutoencoder):
         return vectors.as_map()
 
 
-def _convolution(channels: int, out_channels: int, kernel: int, where: str, bottleneck: Quantizer) -> nn.Module:
-    if kernel:
-        return nn.Conv2d(channels, out_channels, kernel, padding=kernel // 2)
-    if channels != out_channels:
-        raise ValueError(
-            f"{where}: without quant_conv the bottleneck {bottleneck.kind} needs {bottleneck.dim} channels"
-        )
-    return nn.Identity()
-
-
 def build_autoencoder(config: AutoencoderConfig) -> Autoencoder:
     """Build encoder, bottleneck and decoder, and put them together. Raises `ValueError` naming the bad option."""
-    bottleneck = quantizers.build(config.bottleneck, "bottleneck")
-    channels, other = encoder_channels(config, bottleneck), config.decoder_net
-    encoder, decoder = build_nets(config.net, channels, config.z_channels, decoder=other, image_size=config.image_size)
-    semantic = None if config.semantic is None else SemanticHead(config.semantic, bottleneck.dim)
-    return Autoencoder(config, encoder, bottleneck, decoder, semantic)
-
-
-def build_empty(options: Any, where: str) -> Autoencoder:
-    """An autoencoder of these options whose tensors have no memory, for `Autoencoder.adopt`.
-
-    Raises `CheckpointError` that starts with `where`.
-    """
-    try:
-        config = parse(AutoencoderConfig, options, where)
-        with torch.device("meta"):
-            return build_autoencoder(config)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
-    except ValueError as error:
-        raise CheckpointError(f"{where}: {error}") from error
+    return Autoencoder(config, *build_parts(config))

@@ -23,6 +23,16 @@ class AutoencoderLatents(WithLatents):
     config: AutoencoderConfig
     spec: TokenSpec
 
+    @property
+    def takes_one_size(self) -> bool:
+        """Whether images have to be of the spec's size: latents have statistics of their own at every position."""
+        return self.config.latent_positions and not self.spec.discrete
+
+    @property
+    def latent_patch(self) -> int:
+        """The bottleneck's vectors on each side of one latent."""
+        return self.config.latent_patch
+
     def latents_of(self, vectors: Vectors) -> Vectors:
         """Latents of vectors; the inverse of `vectors_of`."""
         z_BND, grid = vectors.stacked(self.config.latent_patch)

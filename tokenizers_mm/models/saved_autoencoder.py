@@ -7,27 +7,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 import quantizers
 from quantizers import Quantizer
-from tokenizers_mm.models.latents import AutoencoderLatents
+from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.config import ConfigError, parse
+from tokenizers_mm.models.autoencoder_config import AutoencoderConfig
+from tokenizers_mm.models.parts import build_parts
 from tokenizers_mm.saving import CardFacts, CardSource, HubMixin, latent_statistics, title_of
 from tokenizers_mm.towers import weight_count
-from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, load_strict
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
 # Options that configurations written before them do not have, and what stands for none of it.
 _LATER: dict[str, Any] = {"decoder_net": None, "noise": 0.0, "semantic": None}
 
 
-class SavedAutoencoder(AutoencoderLatents, HubMixin):
-    """What `saving` asks of an autoencoder (`Saved`), but for `rebuild`, which has to build one."""
+class SavedAutoencoder(nn.Module, HubMixin):
+    """What `saving` asks of an autoencoder (`Saved`)."""
 
     kind = "autoencoder"
+    config: AutoencoderConfig
+    spec: TokenSpec
     downsampling: int
     encoder: nn.Module
     bottleneck: Quantizer
     decoder: nn.Module
+    latent_mean_D: Tensor
+    latent_std_D: Tensor
 
     def options(self) -> dict[str, Any]:
         """JSON-able configuration that builds the same architecture again, of `AutoencoderConfig`.
@@ -59,8 +67,31 @@ class SavedAutoencoder(AutoencoderLatents, HubMixin):
             facts=facts,
             sources=(CardSource(provenance=self.provenance),),
             reads_texts=head is not None and head.text is not None,
-            sections=() if self.spec.discrete else (latent_statistics(*self.statistics),),
+            sections=() if self.spec.discrete else (latent_statistics(self.latent_mean_D, self.latent_std_D),),
         )
+
+    @classmethod
+    def rebuild(cls, options: Any, state: Mapping[str, Tensor], *, where: str, weights: str) -> Self:
+        """The tokenizer that `options` and `state_dict` gave, around these very tensors, in eval mode.
+
+        Raises `CheckpointError` that starts with `where` for the options, with `weights` for the state.
+        """
+        return cls.empty(options, where).adopt(state, weights)
+
+    @classmethod
+    def empty(cls, options: Any, where: str) -> Self:
+        """An autoencoder of these options whose tensors have no memory, for `adopt`.
+
+        Raises `CheckpointError` that starts with `where`.
+        """
+        try:
+            config = parse(AutoencoderConfig, options, where)
+            with torch.device("meta"):
+                return cls(config, *build_parts(config))
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
 
     def adopt(self, state: Mapping[str, Tensor], where: Path | str) -> Self:
         """Take the very tensors of a state dict, mapped from a file or shared with another module; in eval mode.

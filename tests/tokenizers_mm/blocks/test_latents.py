@@ -8,7 +8,7 @@ from tokenizers_mm.blocks import WithLatents
 class Coded(WithLatents):
     """A net, and a table that keeps its bits."""
 
-    latents_name, wide = "own", ("table",)
+    latents_name, full_precision = "own", ("table",)
 
     def __init__(self, *shape):
         super().__init__()
