@@ -1,4 +1,4 @@
-"""C++ kernels for CPUs: AVX-512, AVX2 or plain, chosen when they run. See `library` for how they are built."""
+"""C++ kernels for CPUs: AVX-512, AVX2 or plain, chosen when they run. See `build` for how they are built."""
 
 from quantizers.kernels.native.bits import sign_quantize
 from quantizers.kernels.native.library import available, why_not

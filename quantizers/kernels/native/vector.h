@@ -1,12 +1,6 @@
-// A vector of LANES floats and the few operations that the language extension has no operator for.
+// The few operations on vectors that the search needs beside those of lanes.h.
 
-typedef float vf __attribute__((vector_size(LANES * 4)));
-typedef float vf_unaligned __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(LANES * 4)));
-
-TMM_INLINE vf load(const float* from) { return *reinterpret_cast<const vf_unaligned*>(from); }
-TMM_INLINE void store(float* to, vf value) { *reinterpret_cast<vf_unaligned*>(to) = value; }
-TMM_INLINE vf splat(float value) { return value - vf{}; }
+#include "lanes.h"
 
 #if defined(TMM_AVX512)
 typedef __mmask16 mask;

@@ -9,6 +9,7 @@ import torch
 from quantizers import kernels
 from quantizers.kernels import bits, native
 from quantizers.kernels.native import library
+from quantizers.kernels.native.build import cache_folder
 
 # Vectors, streams, bits of a stream: codes that end anywhere in a word, blocks that end anywhere in the array.
 SHAPES = [
@@ -92,7 +93,7 @@ def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
-    wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))
+    wide = library.KERNELS.load(library.KERNELS.build(cache_folder(), "-DTMM_WIDE_ON_AVX2"))
     monkeypatch.setattr(sys.modules["quantizers.kernels.native.bits"], "library", lambda: wide)
     for count, streams, width in SHAPES:
         z = numbers(count, streams * width)

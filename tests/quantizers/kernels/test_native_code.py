@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from quantizers.kernels.native import library
+from quantizers.kernels.native.build import cache_folder
 
 # products of one step of the inner loop (ROWS x VECTORS in nearest.h), and the registers they are in
 TILES = {"avx2": (12, "ymm"), "avx512": (24, "zmm")}
@@ -20,7 +21,7 @@ def functions(tmp_path_factory):
     """Instructions of every function, [(address, text)], by its demangled name."""
     if not shutil.which("objdump"):
         pytest.skip("needs objdump")
-    path = library.build(library.cache_folder())
+    path = library.KERNELS.build(cache_folder())
     listing = subprocess.run(["objdump", "-dC", "--no-show-raw-insn", path], capture_output=True, text=True, check=True)
     found, current = {}, []
     for line in listing.stdout.splitlines():

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quantizers import kernels
 from quantizers.kernels import native
 from quantizers.kernels.native import library
+from quantizers.kernels.native.build import cache_folder
 from quantizers.kernels.nearest import _BLOCK_BYTES, nearest_reference
 
 SHAPES = [
@@ -88,7 +89,7 @@ def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
-    wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))
+    wide = library.KERNELS.load(library.KERNELS.build(cache_folder(), "-DTMM_WIDE_ON_AVX2"))
     monkeypatch.setattr(sys.modules["quantizers.kernels.native.nearest"], "library", lambda: wide)
     for count, size, dim in SHAPES:
         z, rows = torch.randn(count, dim), torch.randn(size, dim)
@@ -183,7 +184,7 @@ def test_without_a_compiler_torch_serves_and_it_is_said_once(monkeypatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("TOKENIZERS_MM_CACHE", str(tmp_path / "cache"))
-    library._load.cache_clear()
+    library.KERNELS.forget()
     try:
         with pytest.warns(RuntimeWarning, match=r"no C\+\+ compiler was found"):
             assert not native.available()
@@ -196,11 +197,11 @@ def test_without_a_compiler_torch_serves_and_it_is_said_once(monkeypatch, tmp_pa
         with pytest.raises(ValueError, match="'native' is not available"), kernels.using("native"):
             pass
     finally:
-        library._load.cache_clear()
+        library.KERNELS.forget()
 
 
 def test_a_compiler_that_fails_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(RuntimeError, match="false failed"):
-        library.build(tmp_path)
+        library.KERNELS.build(tmp_path)
     assert not list(tmp_path.glob("*.so"))

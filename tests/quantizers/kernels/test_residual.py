@@ -8,6 +8,7 @@ import torch
 from quantizers import kernels
 from quantizers.kernels import native, residual_encode
 from quantizers.kernels.native import library
+from quantizers.kernels.native.build import cache_folder
 from quantizers.kernels.residual import _residual_encode, residual_encode_reference, residual_errors
 
 NATIVE = native.available()
@@ -70,7 +71,7 @@ def test_native_equals_one_search_after_the_other(isa, example_of):
 def test_avx512_shapes_are_right_without_avx512(monkeypatch):
     if library.library().tmm_best_isa() == 0:
         pytest.skip("needs AVX2")
-    wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))
+    wide = library.KERNELS.load(library.KERNELS.build(cache_folder(), "-DTMM_WIDE_ON_AVX2"))
     monkeypatch.setattr(sys.modules["quantizers.kernels.native.residual"], "library", lambda: wide)
     for example_of in EXAMPLES:
         assert_one_search_after_the_other(2, example_of)

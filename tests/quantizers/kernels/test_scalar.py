@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from quantizers import kernels
 from quantizers.kernels import native
 from quantizers.kernels.native import library
+from quantizers.kernels.native.build import cache_folder
 from quantizers.kernels.scalar import _BLOCK_BYTES, scalar_quantize_reference
 
 NATIVE = native.available()
@@ -91,7 +92,7 @@ def test_the_shapes_of_avx512_give_the_same_on_any_processor(monkeypatch):
     """The 16-lane code, compiled for AVX2 so that it can run here."""
     if not ISAS or max(ISAS) < 1:
         pytest.skip("needs AVX2")
-    wide = library.load(library.build(library.cache_folder(), "-DTMM_WIDE_ON_AVX2"))
+    wide = library.KERNELS.load(library.KERNELS.build(cache_folder(), "-DTMM_WIDE_ON_AVX2"))
     monkeypatch.setattr(sys.modules["quantizers.kernels.native.scalar"], "library", lambda: wide)
     test_native_gives_the_bits_of_the_reference(partial(native.scalar_quantize, isa=2))
 

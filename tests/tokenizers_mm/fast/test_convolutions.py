@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quantizers.kernels.native.library import cache_folder
+from quantizers.kernels.native.build import cache_folder
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.fast import convolutions as fast, native
 from tokenizers_mm.fast.convolutions import optimize
@@ -115,7 +115,7 @@ def test_channel_sums(shape, isa):
 @needs_kernels
 @pytest.mark.parametrize("way", WAYS)
 def test_wide_code_runs_on_narrow_vectors(way, monkeypatch):
-    wide = library.load(library.build(cache_folder(), "-DTMM_WIDE_ON_AVX2", "-O1"))
+    wide = library.CONVOLUTIONS.load(library.CONVOLUTIONS.build(cache_folder(), "-DTMM_WIDE_ON_AVX2", "-O1"))
     monkeypatch.setattr(sys.modules["tokenizers_mm.fast.native.convolve"], "library", lambda: wide)
     x, weight, bias = case(2, 33, 13, 10, 35)
     found, sums = native.convolve(x, weight, bias, way, sums=True, isa=2)

@@ -1,6 +1,4 @@
-// Every kernel, compiled once for each instruction set; the entry points pick one when they are called.
-//
-// TMM_WIDE_ON_AVX2 compiles the AVX-512 shapes for AVX2: slow, but a test can run that code on a machine without AVX-512.
+// Every kernel, compiled once for each instruction set; the entry points pick one when they are called (dispatch.h).
 
 #include <algorithm>
 #include <cstdint>
@@ -12,28 +10,15 @@
 #include <omp.h>
 #endif
 
-#define TMM_INLINE inline __attribute__((always_inline))
+#include "buffer.h"
 
 namespace {
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-template <class T>
-using Buffer = std::unique_ptr<T[], Free>;
-
 int thread() {
 #if defined(_OPENMP)
     return omp_get_thread_num();
 #else
     return 0;
 #endif
-}
-
-template <class T>
-Buffer<T> buffer(size_t count) {
-    void* memory = std::malloc(count * sizeof(T));
-    if (!memory) std::abort();
-    return Buffer<T>(static_cast<T*>(memory));
 }
 
 // Of one convolution; null pointers for what it does without. Images are [batch, row, column, channel].
@@ -49,68 +34,8 @@ struct Job {
 };
 }  // namespace
 
-namespace plain {
-#define LANES 4
-#include "isa.h"
-#undef LANES
-}  // namespace plain
-
-#if defined(__x86_64__)
-#if defined(__clang__)
-#define TMM_TARGET_AVX2 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
-#define TMM_TARGET_AVX512 \
-    _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma\"))), apply_to = function)")
-#define TMM_TARGET_END _Pragma("clang attribute pop")
-#else
-#define TMM_TARGET_AVX2 _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma\")")
-#define TMM_TARGET_AVX512 _Pragma("GCC push_options") _Pragma("GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma\")")
-#define TMM_TARGET_END _Pragma("GCC pop_options")
-#endif
-
-TMM_TARGET_AVX2
-namespace avx2 {
-#define LANES 8
-#include "isa.h"
-#undef LANES
-}  // namespace avx2
-TMM_TARGET_END
-
-#if defined(TMM_WIDE_ON_AVX2)
-TMM_TARGET_AVX2
-#else
-TMM_TARGET_AVX512
-#endif
-namespace avx512 {
-#define LANES 16
-#include "isa.h"
-#undef LANES
-}  // namespace avx512
-TMM_TARGET_END
-#endif
-
-namespace {
-int best_isa() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return 2;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
-#endif
-    return 0;
-}
-}  // namespace
-
-#if defined(__x86_64__)
-#define TMM_DISPATCH(isa, call)                         \
-    switch ((isa) < 0 ? best_isa() : (isa)) {           \
-        case 2: avx512::call; break;                    \
-        case 1: avx2::call; break;                      \
-        default: plain::call;                           \
-    }
-#else
-#define TMM_DISPATCH(isa, call) plain::call
-#endif
+#define TMM_KERNELS "convolutions.h"
+#include "dispatch.h"
 
 namespace {
 Job job_of(int64_t batch, int64_t height, int64_t width, int64_t in, int64_t out, int way, int parts, int threads) {
