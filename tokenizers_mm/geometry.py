@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "FeatureGrid", "Grid", "as_grid", "as_map", "match_grid", "positions", "single_grids", "stacked", "unstacked",
+    "FeatureGrid", "Grid", "as_grid", "as_map", "match_grid", "positions", "single_grids",
 ]  # fmt: skip
 
 FeatureGrid = tuple[int, ...]  # of one feature map: (rows, columns), or (tokens,) of a one-dimensional tokenizer
@@ -41,22 +41,6 @@ def as_map(z_BND: Tensor, grid: FeatureGrid) -> Tensor:
     """[B, N, D] in raster order to [B, D, h, w]; positions without a place become one row."""
     rows, columns = grid if len(grid) == 2 else (1, *grid)
     return z_BND.transpose(1, 2).reshape(z_BND.shape[0], z_BND.shape[2], rows, columns)
-
-
-def stacked(z_BND: Tensor, grid: FeatureGrid, patch: int) -> tuple[Tensor, FeatureGrid]:
-    """The channels of patch x patch positions as those of one, and the grid of these."""
-    if patch == 1:
-        return z_BND, grid
-    z_BDhw = F.pixel_unshuffle(as_map(z_BND, grid), patch)
-    return z_BDhw.flatten(2).transpose(1, 2), tuple(z_BDhw.shape[2:])
-
-
-def unstacked(z_BND: Tensor, grid: FeatureGrid, patch: int) -> tuple[Tensor, FeatureGrid]:
-    """The inverse of `stacked`."""
-    if patch == 1:
-        return z_BND, grid
-    z_BDhw = F.pixel_shuffle(as_map(z_BND, grid), patch)
-    return z_BDhw.flatten(2).transpose(1, 2), tuple(z_BDhw.shape[2:])
 
 
 def match_grid(features_BND: Tensor, grid: tuple[Any, ...], target_grid: tuple[Any, ...]) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.models.vectors import Vectors
-from tokenizers_mm.nets import prefix_lengths
 
 
 class PrefixOptions(Protocol):
@@ -27,6 +26,15 @@ class PrefixOptions(Protocol):
     @property
     def whole(self) -> float:
         """Share of the images that keep all tokens."""
+
+
+def prefix_lengths(count: int, tokens: int, prefixes: str, whole: float = 0.0) -> Tensor:
+    """How many tokens stay [count], 1..tokens, drawn with torch's global generator."""
+    lengths = torch.arange(1, tokens + 1)
+    if prefixes == "powers":
+        lengths = torch.tensor([2**i for i in range(tokens.bit_length()) if 2**i < tokens] + [tokens])
+    drawn = lengths[torch.randint(len(lengths), (count,))]
+    return torch.where(torch.rand(count) < whole, tokens, drawn) if whole else drawn
 
 
 def hide_last(vectors: Vectors, mask_token_D: Tensor, options: PrefixOptions) -> Vectors:

@@ -24,6 +24,6 @@ from tokenizers_mm.nets.flow_decoder import FlowDecoder as FlowDecoder, FlowDeco
 from tokenizers_mm.nets.fuse_batch_norm import fold_batch_norms as fold_batch_norms
 from tokenizers_mm.nets.geometry import Geometry as Geometry
 from tokenizers_mm.nets.precision import run as run
-from tokenizers_mm.nets.query import QueryConfig as QueryConfig, prefix_lengths as prefix_lengths
+from tokenizers_mm.nets.query import QueryConfig as QueryConfig
 from tokenizers_mm.nets.tower_net import TowerNetConfig as TowerNetConfig
 from tokenizers_mm.nets.vit import ViTConfig as ViTConfig

@@ -80,15 +80,6 @@ def prefix_mask(patches: int, tokens: int) -> Tensor:
     return mask_XX
 
 
-def prefix_lengths(count: int, tokens: int, prefixes: str, whole: float = 0.0) -> Tensor:
-    """How many tokens stay [count], 1..tokens, drawn with torch's global generator."""
-    lengths = torch.arange(1, tokens + 1)
-    if prefixes == "powers":
-        lengths = torch.tensor([2**i for i in range(tokens.bit_length()) if 2**i < tokens] + [tokens])
-    drawn = lengths[torch.randint(len(lengths), (count,))]
-    return torch.where(torch.rand(count) < whole, tokens, drawn) if whole else drawn
-
-
 class QueryEncoder(nn.Module):
     """Image [B, image_channels, H, W] of the geometry's size -> features [B, out_channels, 1, N]."""
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
 from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.nets import Geometry, QueryConfig
-from tokenizers_mm.nets.query import QueryDecoder, QueryEncoder, prefix_lengths, prefix_mask
+from tokenizers_mm.nets.query import QueryDecoder, QueryEncoder, prefix_mask
 from tokenizers_mm.nets.transformer import TransformerConfig
 
 NET = QueryConfig(patch=4, tokens=6, encoder=TransformerConfig(width=16, depth=2, heads=2))
@@ -141,24 +141,6 @@ def test_training_hides_the_last_tokens_of_every_image_by_itself():
     assert torch.equal(without.quantized(IMAGE)[0].z_BND, without.quantized(IMAGE)[0].z_BND)
 
 
-def test_prefixes_of_powers_of_two():
-    torch.manual_seed(0)
-    for tokens, wanted in ((6, {1, 2, 4, 6}), (8, {1, 2, 4, 8}), (1, {1})):
-        assert set(prefix_lengths(300, tokens, "powers").tolist()) == wanted
-
-
-def test_a_share_of_images_keeps_all_tokens():
-    torch.manual_seed(0)
-    for prefixes, others in (("uniform", 8), ("powers", 4)):
-        kept = prefix_lengths(4000, 8, prefixes, 0.5)
-        shares = torch.bincount(kept, minlength=9)[1:] / 4000
-        assert abs(float(shares[7]) - (0.5 + 0.5 / others)) < 0.03
-        assert abs(float(shares[0]) - 0.5 / others) < 0.03
-    for whole in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=f"whole={whole}: expected a share"):
-            replace(NESTED, whole=whole)
-
-
 def test_more_tokens_are_a_better_picture():
     """Trained with nested dropout, the error falls with every token; what is decoded are prefixes of one encoding."""
     torch.manual_seed(0)
@@ -201,6 +183,9 @@ def test_what_needs_a_map_is_refused(changes, message):
 
 
 def test_impossible_options_are_refused():
+    for whole in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"whole={whole}: expected a share"):
+            replace(NESTED, whole=whole)
     with pytest.raises(ValueError, match="tokens=0"):
         QueryConfig(tokens=0)
 
