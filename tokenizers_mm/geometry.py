@@ -12,9 +12,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "FeatureGrid", "Grid", "as_grid", "as_map", "match_grid", "positions", "single_grids",
-]  # fmt: skip
+__all__ = ["FeatureGrid", "Grid", "as_grid", "as_map", "match_grid", "positions", "single_grids"]
 
 FeatureGrid = tuple[int, ...]  # of one feature map: (rows, columns), or (tokens,) of a one-dimensional tokenizer
 Grid = FeatureGrid | tuple[tuple[int, int], ...]  # of one image's tokens: one grid, or several, one after another
