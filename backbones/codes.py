@@ -53,12 +53,13 @@ def code_tables(quantizer: Quantizer) -> Tensor | None:
     codes = quantizer.codes
     if not 0 < sum(codes) <= _LARGEST:
         return None
+    device = next((tensor.device for tensor in quantizer.state_dict().values()), torch.device("cpu"))
     tables = []
     for stream, size in enumerate(codes):
-        every_1VS = torch.zeros(1, size, len(codes), dtype=torch.int64)
+        every_1VS = torch.zeros(1, size, len(codes), dtype=torch.int64, device=device)
         every_1VS[..., stream] = torch.arange(size)
         try:
-            tables.append(quantizer.stream_vectors(every_1VS)[0, :, stream].float())
+            tables.append(quantizer.stream_vectors(every_1VS)[0, :, stream].float().cpu())
         except ValueError:
             return None
     return torch.cat(tables)
