@@ -109,18 +109,18 @@ def evaluate_images(
     left_out = LeftOut(max_unreadable, warn)
     extras, how, device = extras or Extras(), preset(preset_name), choose_device(device)
     model = on_device(open_tokenizer(tokenizer), device)
-    run = _Run(model, how, size or only_side(model), limit, device, left_out)
+    evaluator = _Evaluator(model, how, size or only_side(model), limit, device, left_out)
     chosen = image_set(str(images))
     network = _perceptual(perceptual_name, perceptual_weights, device)
     frechet = None if extras.frechet is None else _extractor(extras, how).to(device)
     others = chosen.others() if extras.train is None else image_set(extras.train, "train")
 
     def measured(images: ImageSet, others: ImageSet | None, purpose: str) -> Evaluation:
-        more = run.batches(others, "train") if frechet is not None and others is not None else ()
+        more = evaluator.batches(others, "train") if frechet is not None and others is not None else ()
         return evaluate(
             model,
-            run.batches(images, purpose),
-            protocol=how.protocol(images.title, run.size),
+            evaluator.batches(images, purpose),
+            protocol=how.protocol(images.title, evaluator.size),
             perceptual=network,
             extractor=frechet,
             others=more,
@@ -129,7 +129,7 @@ def evaluate_images(
             device=device,
         )
 
-    result = measured(chosen, others, "images").plus(run.extra_figures(chosen, others, extras))
+    result = measured(chosen, others, "images").plus(evaluator.extra_figures(chosen, others, extras))
     result = replace(result, left_out=left_out.errors())
     domains = {}
     for name, folder in extras.domains.items():
@@ -140,7 +140,7 @@ def evaluate_images(
     return replace(result, domains=domains)
 
 
-class _Run:
+class _Evaluator:
     """One tokenizer and how it gets its images."""
 
     def __init__(

@@ -66,12 +66,10 @@ class Examples:
     def __post_init__(self) -> None:
         """Refuse captions, labels or features of another number of images."""
         count = len(self.image_BCHW)
-        for name in ("captions", "labels_B", "features"):
-            value = getattr(self, name)
-            if value is not None and name != "captions" and len(value) != count:
+        beside = {"captions": self.captions or None, "labels_B": self.labels_B, "features": self.features}
+        for name, value in beside.items():
+            if value is not None and len(value) != count:
                 raise ValueError(f"{name}: {len(value)} for {count} images; they must pair one to one")
-        if self.captions and len(self.captions) != count:
-            raise ValueError(f"captions: {len(self.captions)} for {count} images; they must pair one to one")
 
     @classmethod
     def of(cls, batch: Tensor | Examples) -> Examples:

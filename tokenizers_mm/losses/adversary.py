@@ -34,16 +34,16 @@ __all__ = ["AdversarialConfig", "Adversary"]
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """How a discriminator is trained, and what the tokenizer hears of it.
+    """How a discriminator is trained, and the tokenizer against it.
 
     weight         of the tokenizer's adversarial term; times the adaptive weight if `adaptive`
     loss           "hinge"; "non_saturating"; "vanilla" (cross-entropy, but -logit for the tokenizer)
     adaptive       keep the term's gradient as long as that of the reconstruction; the factor never exceeds max_weight
-    start          step from which the tokenizer feels it; the discriminator trains `warmup` steps before
+    start          step from which the tokenizer has the term; the discriminator trains from `warmup` steps before
     lecam          weight of the LeCam penalty; lecam_decay  of its moving averages
     r1             weight of the R1 penalty, computed every r1_every steps and then r1_every times as large
     consistency    weight of the balanced consistency penalty, for real and for fake images; two more passes
-    augment        what both kinds of images undergo before they are judged
+    augment        what both kinds of images undergo before the discriminator
     learning_rate, betas, clip    of the discriminator's own optimiser, and its largest gradient norm
     bound          training stops where |logit| exceeds it
     """
@@ -98,7 +98,7 @@ class Adversary(nn.Module):
         self.register_buffer("known", torch.zeros((), dtype=torch.bool))
 
     def active(self, step: int) -> bool:
-        """Whether the tokenizer feels the discriminator at this step."""
+        """Whether the adversarial term is part of the tokenizer's loss at this step."""
         return step >= self.config.start
 
     def trains(self, step: int) -> bool:

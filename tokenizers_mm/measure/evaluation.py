@@ -146,24 +146,24 @@ def evaluate(
     if isinstance(tokenizer, nn.Module) and tokenizer.training:
         raise ValueError("the tokenizer is in training mode: call .eval() first, or codebooks and norms would change")
     fidelity = None if extractor is None else Fidelity(extractor, protocol)
-    run = _Run(tokenizer, protocol, perceptual, pad, Speed(device))
+    totals = _Totals(tokenizer, protocol, perceptual, pad, Speed(device))
     for image_BCHW in images:
-        output_BCHW = run.add(image_BCHW.to(device))
+        output_BCHW = totals.add(image_BCHW.to(device))
         if fidelity is not None and output_BCHW is not None:
             fidelity.add(output_BCHW, image_BCHW.to(device))
-    if not run.images:
+    if not totals.images:
         raise ValueError("images is empty: there is nothing to measure")
-    protocol = run.protocol()
-    figures = run.measurements(protocol)
-    if fidelity is not None and run.values["psnr"]:
+    protocol = totals.protocol()
+    figures = totals.measurements(protocol)
+    if fidelity is not None and totals.values["psnr"]:
         fidelity.add_others(image_BCHW.to(device) for image_BCHW in others)
         figures += fidelity.measurements(protocol)
     if speed:
-        figures += run.speed.measurements(protocol)
-    return Evaluation(tuple(figures), run.codes.result() if run.codes else None)
+        figures += totals.speed.measurements(protocol)
+    return Evaluation(tuple(figures), totals.codes.result() if totals.codes else None)
 
 
-class _Run:
+class _Totals:
     """Running totals of one evaluation."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """A checkpoint of training: safetensors and JSON, never a pickle, so that reading one runs nothing.
 
     model, optimizer                   .safetensors  weights and buffers; moments and step counts, "NUMBER.NAME"
-    adversary, adversary_optimizer     .safetensors  those of a second player
+    adversary, adversary_optimizer     .safetensors  those of a discriminator
     ema                                .safetensors
     state                              .json         number of the step, loss scaler of float16
     random_P                           .json         random numbers of process P: python, numpy, torch, its GPU
@@ -33,20 +33,20 @@ __all__ = ["TrainState", "random_numbers", "restore_random_numbers"]
 
 
 class TrainState:
-    """What a resumed run needs of an interrupted one, bit for bit.
+    """State of a training run: what a resumed run needs of an interrupted one, bit for bit.
 
-    players  name of the file -> a module and its optimiser, as it is and not as accelerate wraps it
+    parts    name of the file -> a module and its optimiser, as it is and not as accelerate wraps it
     scaler   a `GradScaler`, where there is one
     """
 
     def __init__(
-        self, players: Mapping[str, tuple[nn.Module, torch.optim.Optimizer]], ema: EMA, scaler: Any = None
+        self, parts: Mapping[str, tuple[nn.Module, torch.optim.Optimizer]], ema: EMA, scaler: Any = None
     ) -> None:
-        self.players, self.ema, self.scaler = dict(players), ema, scaler
+        self.parts, self.ema, self.scaler = dict(parts), ema, scaler
 
     def write(self, folder: Path, step: int) -> None:
         """Write everything that is the same in every process into an empty folder."""
-        for name, (module, optimizer) in self.players.items():
+        for name, (module, optimizer) in self.parts.items():
             save_file(separate(module.state_dict()), folder / f"{name}.safetensors")
             save_file(separate(_moments(optimizer)), folder / f"{_optimizer_of(name)}.safetensors")
         save_file(self.ema.state_dict(), folder / "ema.safetensors")
@@ -66,7 +66,7 @@ class TrainState:
         """
         try:
             state = json.loads((folder / "state.json").read_text())
-            for name, (module, optimizer) in self.players.items():
+            for name, (module, optimizer) in self.parts.items():
                 module.load_state_dict(load_file(folder / f"{name}.safetensors"))
                 _restore_moments(optimizer, load_file(folder / f"{_optimizer_of(name)}.safetensors"))
             self.ema.load_state_dict(load_file(folder / "ema.safetensors"))
@@ -123,8 +123,8 @@ def _bytes(text: str) -> Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
-def _optimizer_of(player: str) -> str:
-    return "optimizer" if player == "model" else f"{player}_optimizer"
+def _optimizer_of(part: str) -> str:
+    return "optimizer" if part == "model" else f"{part}_optimizer"
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

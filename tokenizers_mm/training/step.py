@@ -42,9 +42,9 @@ class Trainer:
         self, module: nn.Module, config: TrainConfig, accelerator: Accelerator, last_good: Callable[[], str]
     ) -> None:
         self.objective, self.config, self.accelerator = as_objective(module), config, accelerator
-        self.main = _Optimised(module, config, accelerator, config.weight_decay)
+        self.main = _ModuleTrainer(module, config, accelerator, config.weight_decay)
         player = self.objective.adversary
-        self.discriminator = None if player is None else _Discriminator(player, accelerator)
+        self.discriminator = None if player is None else _DiscriminatorTrainer(player, accelerator)
         self.ema, self.last_good = EMA(module, config.ema), last_good
 
     def parts(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
@@ -73,7 +73,7 @@ class Trainer:
         return torch.as_tensor(self.accelerator.reduce(value, reduction="mean"))
 
     def _step_discriminator(
-        self, part: _Discriminator, step: int, pairs: Sequence[tuple[Tensor, Tensor]], schedule: float
+        self, part: _DiscriminatorTrainer, step: int, pairs: Sequence[tuple[Tensor, Tensor]], schedule: float
     ) -> dict[str, Tensor]:
         """One update on the images of the objective's; its terms and statistics."""
         found = part.gradients(pairs)
@@ -122,7 +122,7 @@ class _Gradients:
     norm: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
-class _Optimised:
+class _ModuleTrainer:
     """A module and its AdamW, prepared for this run."""
 
     def __init__(
@@ -158,7 +158,7 @@ class _Optimised:
         self.optimizer.zero_grad()
 
 
-class _Discriminator(_Optimised):
+class _DiscriminatorTrainer(_ModuleTrainer):
     """A discriminator and its AdamW."""
 
     def __init__(self, player: Player, accelerator: Accelerator) -> None:

@@ -24,9 +24,9 @@ class Net(nn.Module):
 
 
 def trained(width=3, seed=0, steps=2):
-    """A state with two players after some steps, and its parts."""
+    """A state of two modules after some steps."""
     torch.manual_seed(seed)
-    players = {}
+    parts = {}
     for name in ("model", "adversary"):
         net = Net(width)
         optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
@@ -34,18 +34,18 @@ def trained(width=3, seed=0, steps=2):
             (net.a(torch.randn(4, width)).square().mean() + net.b.float().sum()).backward()
             optimizer.step()
             net.count += 1
-        players[name] = (net, optimizer)
+        parts[name] = (net, optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
-    ema = EMA(players["model"][0], 0.9)
+    ema = EMA(parts["model"][0], 0.9)
     if steps:
-        ema.update(players["model"][0])
+        ema.update(parts["model"][0])
         scaler.load_state_dict({**scaler.state_dict(), "scale": 12345.678, "_growth_tracker": 2})
-    return TrainState(players, ema, scaler)
+    return TrainState(parts, ema, scaler)
 
 
 def everything(state):
     found = {"scaler": state.scaler.state_dict(), "ema": state.ema.state_dict()}
-    for name, (module, optimizer) in state.players.items():
+    for name, (module, optimizer) in state.parts.items():
         found |= {name: module.state_dict(), f"{name}'s moments": optimizer.state_dict()["state"]}
     return found
 
@@ -84,7 +84,7 @@ def test_what_is_written_comes_back_bit_for_bit(written):
     assert not same(everything(fresh), everything(state))
     fresh.read(folder, 0, seed=5)
     assert same(everything(fresh), everything(state))
-    assert fresh.players["model"][0].a is fresh.players["model"][0].again
+    assert fresh.parts["model"][0].a is fresh.parts["model"][0].again
     # What was read outlives the files: checkpoints are deleted while training goes on.
     for file in folder.iterdir():
         file.write_bytes(b"")

@@ -34,7 +34,7 @@ class ObjectiveConfig:
                      perceptual_weights is a file with its weights, where they are not in their usual place
     bottleneck       the bottleneck's own loss: KL in nats per latent element, or commitment and entropy
     velocity         squared velocity error of a flow decoder, which has no other pixel term
-    adversarial      a discriminator's opinion of the reconstruction; None: no discriminator
+    adversarial      term of a discriminator of reconstructions; None: no discriminator
     alignment        latents are taught what a frozen network knows; None: they are not
     text             image-text contrast of the semantic head, softmax or sigmoid as the head says; needs captions
     distillation     the semantic head is taught a frozen network's features

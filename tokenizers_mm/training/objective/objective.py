@@ -91,7 +91,7 @@ class TokenizerObjective(nn.Module, Objective):
         return Losses(terms, quantized.stats | weights, pair)
 
     def begin_step(self, step: int) -> None:
-        """Take the number of the step: it decides whether the adversary is felt, and whether it is trained."""
+        """Take the number of the step, by which the adversarial term and the pairs for the discriminator set in."""
         self.step = step
 
     def end_step(self, mean: Mean) -> None:
