@@ -15,16 +15,16 @@ from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quantizers import Product
-from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
+from tokenizers_mm.api import Quantizer, Tokenizer, Tokens
 from tokenizers_mm.blocks import WithLatents
 from tokenizers_mm.config import parse
-from tokenizers_mm.geometry import match_grid
+from tokenizers_mm.geometry import FeatureGrid, match_grid, single_grids
 from tokenizers_mm.models.autoencoder import Autoencoder
 from tokenizers_mm.models.fused_config import FusedConfig, Half, How
+from tokenizers_mm.models.fused_sequence import in_sequence, out_of_sequence, widened
 from tokenizers_mm.models.fused_spec import channel_spec, same_image, sequence_spec
 from tokenizers_mm.saving import CardFacts, CardSource, HubMixin, check_saved, content, describe
 from tokenizers_mm.semantics import Semantics, mean_semantics, semantics_of
@@ -102,7 +102,7 @@ class Fused(WithLatents, HubMixin):
         if len(semantic) != len(perceptual):
             raise ValueError(f"{len(semantic)} semantic images and {len(perceptual)} perceptual ones: they must pair")
         if self.how == "sequence":
-            return self._in_sequence(semantic, perceptual)
+            return in_sequence((semantic, perceptual), (self.semantic_spec, self.perceptual_spec), self.spec)
         if self.spec.discrete:
             if semantic.grid != perceptual.grid:
                 raise ValueError(
@@ -120,7 +120,7 @@ class Fused(WithLatents, HubMixin):
         """
         tokens.check(self.spec)
         if self.how == "sequence":
-            return self._out_of_sequence(tokens)
+            return out_of_sequence(tokens, (self.semantic_spec, self.perceptual_spec), self.spec)
         if self.spec.discrete:
             parts = torch.split(tokens.data, [self.semantic_spec.streams, self.perceptual_spec.streams], 2)
             return Tokens(codes_BNS=parts[0], grid=tokens.grid), Tokens(codes_BNS=parts[1], grid=tokens.grid)
@@ -138,7 +138,7 @@ class Fused(WithLatents, HubMixin):
         parts = [self.semantic.embed(semantic), self.perceptual.embed(perceptual)]
         if self.how == "channel":
             return torch.cat(parts, 2)
-        return torch.cat([_widened(part_BND, self.spec.dim) for part_BND in parts], 1)
+        return torch.cat([widened(part_BND, self.spec.dim) for part_BND in parts], 1)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -236,51 +236,10 @@ class Fused(WithLatents, HubMixin):
     def _side_by_side(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
         semantic_BND = semantic.data
         if semantic.grid != perceptual.grid:
-            semantic_BND = match_grid(semantic_BND, _plain(semantic), _plain(perceptual))
+            semantic_BND = match_grid(semantic_BND, _raster(semantic), _raster(perceptual))
         mean_D, std_D = self.statistics
         semantic_BND = (semantic_BND - mean_D) / std_D
         return Tokens(latents_BND=torch.cat([semantic_BND, perceptual.data], 2), grid=perceptual.grid)
-
-    def _in_sequence(self, semantic: Tokens, perceptual: Tokens) -> Tokens:
-        for name, tokens, spec in self._named(semantic, perceptual):
-            if tokens.grid != spec.grid:
-                raise ValueError(
-                    f"{name} grid {tokens.grid}: this tokenizer takes images of {spec.grid} positions only"
-                )
-        if not self.spec.discrete:
-            parts = [_widened(tokens.data, self.spec.dim) for tokens in (semantic, perceptual)]
-            return Tokens(latents_BND=torch.cat(parts, 1), grid=self.spec.grid)
-        codes_BNS = torch.cat([semantic.data, perceptual.data + self._offset(perceptual)], 1)
-        return Tokens(codes_BNS=codes_BNS, grid=self.spec.grid)
-
-    def _out_of_sequence(self, tokens: Tokens) -> tuple[Tokens, Tokens]:
-        if tokens.grid != self.spec.grid:
-            raise ValueError(f"grid={tokens.grid}: this tokenizer takes {self.spec.grid} only, both halves complete")
-        first, second = torch.split(tokens.data, [self.semantic_spec.length, self.perceptual_spec.length], 1)
-        if not self.spec.discrete:
-            first, second = first[..., : self.semantic_spec.dim], second[..., : self.perceptual_spec.dim]
-            return (
-                Tokens(latents_BND=first, grid=self.semantic_spec.grid),
-                Tokens(latents_BND=second, grid=self.perceptual_spec.grid),
-            )
-        offset_S = self._offset(tokens)
-        for name, wrong_BNS in (("semantic", first >= offset_S), ("perceptual", second < offset_S)):
-            if bool(wrong_BNS.any()):
-                raise ValueError(
-                    f"{int(wrong_BNS.sum())} {name} positions hold codes of the other half: semantic codes are "
-                    f"0..{int(offset_S.min()) - 1}, perceptual ones follow; restrict what is sampled to each half's own"
-                )
-        return (
-            Tokens(codes_BNS=first, grid=self.semantic_spec.grid),
-            Tokens(codes_BNS=second - offset_S, grid=self.perceptual_spec.grid),
-        )
-
-    def _offset(self, tokens: Tokens) -> Tensor:
-        """First perceptual code of every stream [S]."""
-        return torch.tensor(self.semantic_spec.codes, device=tokens.data.device)
-
-    def _named(self, semantic: Tokens, perceptual: Tokens) -> list[tuple[str, Tokens, TokenSpec]]:
-        return [("semantic", semantic, self.semantic_spec), ("perceptual", perceptual, self.perceptual_spec)]
 
 
 Model: TypeAlias = Autoencoder | Tower | Fused
@@ -290,13 +249,8 @@ KINDS: dict[str, type[Autoencoder] | type[Tower] | type[Fused]] = {
 }
 
 
-def _plain(tokens: Tokens) -> tuple[int, int]:
-    grid: tuple[Any, ...] = tokens.grid
-    if len(grid) != 2 or isinstance(grid[0], tuple):
-        raise ValueError(f"grid={grid}: only a raster (rows, columns) can be interpolated")
-    return grid[0], grid[1]
-
-
-def _widened(part_BND: Tensor, dim: int) -> Tensor:
-    """Zeros behind the channels, up to `dim` of them."""
-    return F.pad(part_BND, (0, dim - part_BND.shape[2]))
+def _raster(tokens: Tokens) -> FeatureGrid:
+    first, *others = single_grids(tokens.grid)
+    if others or len(first) != 2:
+        raise ValueError(f"grid={tokens.grid}: only a raster (rows, columns) can be interpolated")
+    return first
