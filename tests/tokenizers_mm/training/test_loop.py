@@ -243,6 +243,18 @@ def test_nan_stops_the_run_before_the_weights(tmp_path, where, name):
     assert bool(torch.isfinite(cured.weight).all())
 
 
+@pytest.mark.parametrize("at", [4, 5])
+def test_nan_in_any_micro_batch_stops_the_step(tmp_path, at):
+    """Losses are looked at when the gradients of a step are complete: of the third step, batches 4 and 5."""
+    config = replace(CONFIG, accumulate=2, schedule="constant")
+    healthy, poisoned = Poisoned(99, "kl"), Poisoned(at, "kl")
+    train(healthy, Interrupted(), replace(config, steps=2), tmp_path / "healthy")
+    with pytest.raises(DivergenceError, match=r"step 3: kl is not finite"):
+        train(poisoned, Interrupted(), config, tmp_path / "run")
+    own = load_file(tmp_path / "healthy" / "checkpoints" / "step_0000002" / "model.safetensors")
+    assert torch.equal(poisoned.weight.detach(), own["weight"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
