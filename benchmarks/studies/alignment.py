@@ -15,7 +15,6 @@ import shutil
 import time
 from dataclasses import replace
 
-import torch
 from alignment_data import (
     Distances,
     Images,
@@ -28,7 +27,7 @@ from alignment_data import (
 )
 from alignment_plan import runs
 from alignment_report import draw, table
-from record import Record, arguments, write
+from program import begin, left_to_do, report
 
 from recipes.programs import train_generator, train_tokenizer, with_features
 from recipes.schema import GeneratorRecipe, TokenizerRecipe
@@ -37,7 +36,7 @@ from tokenizers_mm.config import parse
 from tokenizers_mm.measure import batches_of
 from tokenizers_mm.saving import fingerprint
 
-KINDS = ("tokenizer", "generator", "loss")
+GROUPS = ("tokenizer", "generator", "loss")
 _SAMPLES, _FEW = 2000, 100
 _SAID = ("probe", "psnr", "FD-judge", "FD-Lite0", "FD-pixels", "judged")
 
@@ -98,14 +97,9 @@ class Study:
 
 
 def main():
-    options = arguments(__doc__, "runs/alignment", KINDS, "KIND")
-    torch.set_num_threads(1)
-    command = f"python benchmarks/studies/alignment.py --out benchmarks/results/{options.out.name}"
-    record, study = Record(options.out, command, options.resume), None
+    (options, record), study = begin("alignment", __doc__, GROUPS, "GROUP"), None
     planned = runs(options.steps)
-    for run in planned:
-        if run.kind not in options.only or (options.resume and record.has(run.key, run.recipe)):
-            continue
+    for run in left_to_do(planned, options, record, lambda run: run.kind):
         study = study or Study(options.work, max(planned, key=lambda one: one.weight).recipe, options.steps is not None)
         shutil.rmtree(options.work / run.key, ignore_errors=True)
         began, cpu = time.perf_counter(), time.process_time()
@@ -119,9 +113,7 @@ def main():
         record.add(run.key, run.recipe, found)
         said = {name: round(found[name], 3) for name in _SAID if name in found}
         print(run.key, said, f"{found['seconds']:.0f} s", flush=True)
-    write(options.out.with_suffix(".md"), table(record.data))
-    draw(record.data, options.out.with_suffix(".png"))
-    print(f"wrote {options.out} and beside it .md and .png")
+    report(options, record, table, draw)
 
 
 if __name__ == "__main__":

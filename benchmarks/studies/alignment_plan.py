@@ -1,11 +1,12 @@
 """What the alignment study trains: the packaged recipe `va_vae` over the weight of its alignment, then generators.
 
-A recipe stays the plain mapping that its YAML file holds, so a record shows what was trained. Runs differ in the weight
-and the seed only; at weight 0 there is no teacher.
+Runs differ in the weight and the seed only; at weight 0 there is no teacher.
 """
 
 from dataclasses import dataclass
 from typing import Any
+
+from plan import QUIET
 
 from recipes.schema import find_recipe
 from tokenizers_mm.config import override, read_yaml
@@ -115,7 +116,5 @@ def _losses(steps: int | None) -> list[Run]:
 
 
 def _quiet(recipe: dict[str, Any], seed: int, steps: int | None) -> dict[str, Any]:
-    """Without pictures and trackers, which cost time and are looked at by nobody."""
-    assignments = ["tracker=none", "picture_every=0", "checkpoint_every=100000", "log_every=50", f"seed={seed}"]
-    assignments += [] if steps is None else [f"steps={steps}"]
-    return override(recipe, [f"train.{assignment}" for assignment in assignments])
+    shorter = [] if steps is None else [f"train.steps={steps}"]
+    return override(recipe, [*QUIET, "train.log_every=50", f"train.seed={seed}", *shorter])

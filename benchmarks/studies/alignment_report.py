@@ -2,10 +2,7 @@
 
 from statistics import mean
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from plots import plt
 
 # What alignment must give, in points of the probe, and may cost, in decibels.
 GAIN, LOSS = 4.0, 0.7

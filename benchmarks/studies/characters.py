@@ -10,32 +10,17 @@ core, a third of it for the reader. Beside the record it writes a plot (.png) an
 --steps N  shorten every run, the reader's as well, and read few words, to try the program out
 """
 
-import shutil
-import time
-
-import torch
 from characters_data import COUNT, Reading
 from characters_plan import BITS, runs
 from characters_report import draw, table
-from record import Record, arguments, write
-
-from recipes.programs import train_tokenizer
-from recipes.schema import TokenizerRecipe
-from tokenizers_mm.config import parse
+from program import begin, left_to_do, report, train
 
 _FEW = 20
 
 
 def main():
-    options = arguments(__doc__, "runs/characters", BITS, "BITS")
-    torch.set_num_threads(1)
-    command = f"python benchmarks/studies/characters.py --out benchmarks/results/{options.out.name}"
-    record = Record(options.out, command, options.resume)
-    planned = [
-        run
-        for run in runs(options.steps)
-        if run.bits in options.only and not (options.resume and record.has(run.key, run.recipe))
-    ]
+    options, record = begin("characters", __doc__, BITS, "BITS")
+    planned = left_to_do(runs(options.steps), options, record, lambda run: run.bits)
     if planned or "anchors" not in record.data:
         reading = Reading(options.work, COUNT if options.steps is None else _FEW, options.steps)
         record.data["anchors"] = reading.anchors()
@@ -43,17 +28,12 @@ def main():
         record.write()
     for run in planned:
         record.add(run.key, run.recipe, measured(run, reading, options.work / run.key))
-    write(options.out.with_suffix(".md"), table(record.data))
-    draw(record.data, options.out.with_suffix(".png"))
-    print(f"wrote {options.out} and beside it .md and .png")
+    report(options, record, table, draw)
 
 
 def measured(run, reading, folder):
     """Train one tokenizer from scratch and have its reconstructions read."""
-    shutil.rmtree(folder, ignore_errors=True)
-    cpu = time.process_time()
-    tokenizer = train_tokenizer(parse(TokenizerRecipe, run.recipe, run.key), folder).eval()
-    seconds = round(time.process_time() - cpu, 1)
+    tokenizer, _, seconds = train(run.key, run.recipe, folder)
     found = {"name": run.name, "bits": run.bits, "train_cpu_seconds": seconds} | reading.figures(tokenizer)
     print(f"{run.key}: {100 * found['accuracy']:.1f} % read, {found['psnr']:.2f} dB, {seconds} s", flush=True)
     return found

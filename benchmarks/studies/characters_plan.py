@@ -9,8 +9,7 @@ weight of the VAE's KL was chosen on words of the training split, so that it is 
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.schema import find_recipe
-from tokenizers_mm.config import override, read_yaml
+from plan import recipe_of
 
 RECIPE = "words_fsq"
 NAMES = ("vq", "rvq", "fsq", "lfq", "bsq", "multiscale", "vae")
@@ -63,10 +62,8 @@ def _inner(bits: int) -> dict[str, Any]:
 
 
 def _recipe(name: str, bits: int, steps: int | None) -> dict[str, Any]:
-    changes = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000"]
-    if steps is not None:
-        changes += [f"train.steps={steps}", "data.count=64"]
+    changes = [] if steps is None else [f"train.steps={steps}", "data.count=64"]
     if name == "vae":
         changes.append(f"objective.bottleneck={_KL_WEIGHT[bits]}")
-    recipe = override(read_yaml(find_recipe(RECIPE)), changes)
+    recipe = recipe_of(RECIPE, changes)
     return recipe | {"model": recipe["model"] | {"bottleneck": bottleneck(name, bits)}}

@@ -1,19 +1,7 @@
 """The character study as a reader wants it: a Markdown table, and accuracy over bits."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-
-LABELS = {
-    "vq": "VQ", "rvq": "RVQ", "fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ", "multiscale": "multi-scale", "vae": "VAE",
-    "jpeg": "JPEG", "webp": "WebP",
-}  # fmt: skip
-COLOURS = {
-    "vq": "#1f6f8b", "rvq": "#3aa0c0", "fsq": "#66a182", "lfq": "#d1495b", "bsq": "#edae49", "multiscale": "#8d5b9e",
-    "vae": "#222222", "jpeg": "#999999", "webp": "#c8d6dc",
-}  # fmt: skip
+from plots import COLOURS, LABELS, plt, save
 
 
 def table(record):
@@ -60,8 +48,7 @@ def draw(record, path):
     axes.set_title("Characters of held-out words that a reader finds in reconstructions, 32x96, f4", fontsize=9)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="lower center")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def caption(record):

@@ -11,52 +11,33 @@ About 30 minutes on one CPU core. Beside the record it writes a plot (.png) and 
 --steps N  shorten every run and measure on few images, to try the program out
 """
 
-import shutil
-import time
-
-import torch
 from prefixes_data import Images
-from prefixes_plan import KINDS, runs
+from prefixes_plan import GROUPS, runs
 from prefixes_report import draw, table
-from record import Record, arguments, write
-
-from recipes.programs import train_tokenizer
-from recipes.schema import TokenizerRecipe
-from tokenizers_mm.config import parse
+from program import begin, left_to_do, report, train
 
 _SIZE, _FEW = 32, 24
 
 
 def main():
-    options = arguments(__doc__, "runs/prefixes", KINDS, "KIND")
-    torch.set_num_threads(1)
-    command = f"python benchmarks/studies/prefixes.py --out benchmarks/results/{options.out.name}"
-    record = Record(options.out, command, options.resume)
-    planned = [
-        run
-        for run in runs(options.steps)
-        if run.kind in options.only and not (options.resume and record.has(run.key, run.recipe))
-    ]
+    options, record = begin("prefixes", __doc__, GROUPS, "GROUP")
+    planned = left_to_do(runs(options.steps), options, record, lambda run: run.kind)
     if planned or "anchors" not in record.data:
         images = Images(_SIZE, None if options.steps is None else _FEW)
         record.data["anchors"] = images.anchors()
         record.write()
     for run in planned:
         record.add(run.key, run.recipe, measured(run, images, options.work / run.key))
-    write(options.out.with_suffix(".md"), table(record.data))
-    draw(record.data, options.out.with_suffix(".png"))
-    print(f"wrote {options.out} and beside it .md and .png")
+    report(options, record, table, draw)
 
 
 def measured(run, images, folder):
     """Train one tokenizer from scratch and measure it on what it has never seen."""
-    shutil.rmtree(folder, ignore_errors=True)
-    cpu = time.process_time()
-    tokenizer = train_tokenizer(parse(TokenizerRecipe, run.recipe, run.key), folder).eval()
-    found = {"kind": run.kind, "seed": run.seed, "train_cpu_seconds": round(time.process_time() - cpu, 1)}
+    tokenizer, _, seconds = train(run.key, run.recipe, folder)
+    found = {"kind": run.kind, "seed": run.seed, "train_cpu_seconds": seconds}
     found |= images.frozen(tokenizer) if run.kind.startswith("rae") else images.prefixes(tokenizer)
     psnr = found["psnr"] if isinstance(found["psnr"], list) else [found["psnr"]]
-    print(f"{run.key}: {', '.join(f'{value:.2f}' for value in psnr)} dB, {found['train_cpu_seconds']} s", flush=True)
+    print(f"{run.key}: {', '.join(f'{value:.2f}' for value in psnr)} dB, {seconds} s", flush=True)
     return found
 
 

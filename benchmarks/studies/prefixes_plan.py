@@ -5,20 +5,17 @@ pixels  the same encoder and tokens with the decoder of `titok`, which regresses
 titok   `titok`, the same without nesting: a control: its tokens have no order
 raster  a ViT of the same sizes with (nearly) the same bits on 4 x 4 places: a control whose tokens have one, of rows
 rae     `rae` as it is, and with random weights in place of the pretrained ones
-
-A recipe stays the plain mapping that its YAML file holds, so a record shows what was trained.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.schema import find_recipe
-from tokenizers_mm.config import override, read_yaml
+from plan import recipe_of
 
 _ALL, _ONE = (0, 1, 2), (0,)
 SEEDS = {"pixels": _ALL, "titok": _ALL, "raster": _ALL, "flow": _ONE, "rae": _ONE, "rae-random": _ONE}
-KINDS = tuple(SEEDS)
-_RECIPES = {kind: kind for kind in KINDS} | {
+GROUPS = tuple(SEEDS)
+_RECIPES = {kind: kind for kind in GROUPS} | {
     "pixels": "titok", "flow": "flextok", "raster": "titok", "rae-random": "rae",
 }  # fmt: skip
 # Where pixels are regressed, all are trained alike.
@@ -46,21 +43,21 @@ def runs(steps: int | None = None) -> list[Run]:
     return [
         Run(kind=kind, seed=seed, recipe=_recipe(kind, seed, steps))
         for seed in seeds
-        for kind in KINDS
+        for kind in GROUPS
         if seed in SEEDS[kind]
     ]
 
 
 def _recipe(kind: str, seed: int, steps: int | None) -> dict[str, Any]:
-    changes = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000", f"train.seed={seed}"]
+    changes = [f"train.seed={seed}"]
     regresses = kind in ("pixels", "titok", "raster")
     if steps is not None or regresses:
         changes.append(f"train.steps={_STEPS if steps is None else steps}")
     if kind == "rae-random":
         changes.append("model.net.random_init=true")
-    recipe = override(read_yaml(find_recipe(_RECIPES[kind])), changes)
+    recipe = recipe_of(_RECIPES[kind], changes)
     if kind == "pixels":
-        recipe["model"]["net"] = read_yaml(find_recipe("flextok"))["model"]["net"]
+        recipe["model"]["net"] = recipe_of("flextok")["model"]["net"]
     if kind == "raster":
         size = recipe["model"]["net"]["encoder"]
         recipe["model"]["net"] = {"kind": "vit", "patch": 8, "encoder": size}

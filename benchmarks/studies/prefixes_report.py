@@ -2,10 +2,7 @@
 
 from itertools import pairwise
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from plots import plt, save
 
 TITLES = {
     "pixels": "nested, pixel decoder",
@@ -85,8 +82,7 @@ def draw(record, path):
     for axes in panels:
         axes.legend(fontsize=7)
     figure.suptitle("Held-out emoji, 32x32, from the first tokens alone", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def caption(record):

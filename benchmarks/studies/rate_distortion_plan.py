@@ -1,15 +1,16 @@
 """What the rate-distortion study trains: the packaged recipes of seven bottlenecks, and what each group changes.
 
-A recipe stays the plain mapping that its YAML file holds, so a record shows what was trained. In a group everything
-but the bottleneck and the weight of its loss is one and the same: encoder, decoder, steps, batches, optimiser, seed.
+In a group everything but the bottleneck and the weight of its loss is one and the same: encoder, decoder, steps,
+batches, optimiser, seed.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.schema import find_recipe
-from tokenizers_mm.config import override, read_yaml
+from plan import recipe_of
+
+from tokenizers_mm.config import override
 
 NAMES = ("vq", "rvq", "fsq", "lfq", "bsq", "multiscale", "vae")
 # Steps of a point on a curve: enough to see a collapse, a fraction of the table's.
@@ -45,7 +46,7 @@ class Run:
 
 def runs(steps: int | None = None) -> list[Run]:
     """All runs in the order they are made; `steps` shortens every one, to try the program out."""
-    table = [Run(group="emoji", name=name, recipe=_recipe(name, []), change={}) for name in NAMES]
+    table = [Run(group="emoji", name=name, recipe=recipe_of(name), change={}) for name in NAMES]
     coarse, fine = ([_photo_run(group, name) for name in NAMES] for group in _PHOTOS)
     every = [*table, *coarse, *_curves(), *fine]
     if steps is None:
@@ -53,15 +54,10 @@ def runs(steps: int | None = None) -> list[Run]:
     return [Run(**vars(run) | {"recipe": override(run.recipe, [f"train.steps={steps}"])}) for run in every]
 
 
-def _recipe(name: str, assignments: list[str]) -> dict[str, Any]:
-    quiet = ["train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000"]
-    return override(read_yaml(find_recipe(name)), [*quiet, *assignments])
-
-
 def _photo_run(group: str, name: str) -> Run:
     """The same model on photographs, without what only emoji need; its scales are those of the other grid."""
     assignments, crops, scales = _PHOTOS[group]
-    recipe = _recipe(name, assignments)
+    recipe = recipe_of(name, assignments)
     recipe["data"] = {"kind": "photos", "max_downscale": 3, "max_upscale": 2, **crops}
     if name == "multiscale":
         codes = _equal_rate_codes(scales)
@@ -78,7 +74,7 @@ def _curves() -> list[Run]:
     """LFQ and BSQ over the weight of the entropies, the temperature and the share of diversity, one at a time."""
     points = []
     for name, temperatures in TEMPERATURES.items():
-        start = _recipe(name, [])["model"]["bottleneck"]
+        start = recipe_of(name)["model"]["bottleneck"]
         changes = [{"entropy": value} for value in ENTROPY_WEIGHTS]
         changes += [{"temperature": value} for value in temperatures if value != start["temperature"]]
         changes += [{"diversity": value} for value in DIVERSITIES]
@@ -86,7 +82,7 @@ def _curves() -> list[Run]:
         changes += [{"linear": 0.0}, {"linear": 0.0, "entropy": 0.0}]
         for change in changes:
             assignments = [f"{_place(key)}={value if key != 'linear' else False}" for key, value in change.items()]
-            recipe = _recipe(name, [*assignments, f"train.steps={CURVE_STEPS}"])
+            recipe = recipe_of(name, [*assignments, f"train.steps={CURVE_STEPS}"])
             points.append(Run(group="curve", name=name, recipe=recipe, change=change))
     return points
 

@@ -2,21 +2,10 @@
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from plots import COLOURS, LABELS, plt, save
 
 from tokenizers_mm.measure import pareto_front
 
-LABELS = {
-    "vq": "VQ", "rvq": "RVQ", "fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ", "multiscale": "multi-scale", "vae": "VAE",
-    "jpeg": "JPEG", "webp": "WebP",
-}  # fmt: skip
-COLOURS = {
-    "vq": "#1f6f8b", "rvq": "#3aa0c0", "fsq": "#66a182", "lfq": "#d1495b", "bsq": "#edae49", "multiscale": "#8d5b9e",
-    "vae": "#222222", "jpeg": "#999999", "webp": "#c8d6dc",
-}  # fmt: skip
 TITLES = {
     "emoji": "Held-out emoji, 32x32, f4",
     "photos-f8": "Held-out photographs, f8",
@@ -116,8 +105,7 @@ def draw(record, path):
     for unused in spare:
         unused.axis("off")
     figure.suptitle(caption(record), fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _draw_group(axes, record, group):

@@ -1,12 +1,10 @@
 """The record of a study: every run with its recipe and figures, written after each, so that a study can be resumed."""
 
-import argparse
 import datetime
 import json
 import os
 import platform
 import re
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,17 +56,3 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
     os.replace(partial, path)
-
-
-def arguments(about: str, work: str, parts: Sequence[str] | Sequence[int] = (), part: str = "") -> argparse.Namespace:
-    """What a study is told on its command line; `only` is all of its parts by default."""
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="RECORD.json")
-    parser.add_argument("--work", type=Path, default=Path(work), help="folder of the runs")
-    if parts:
-        parser.add_argument("--only", action="append", type=type(parts[0]), choices=parts, metavar=part)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--resume", action="store_true")
-    options = parser.parse_args()
-    options.only = getattr(options, "only", None) or list(parts)
-    return options

@@ -9,17 +9,12 @@ seeds each. About 30 minutes on one CPU core. Beside the record it writes a plot
 --steps N  shorten every run and measure on few images, to try the program out
 """
 
-import shutil
-import time
-
-import torch
-from record import Record, arguments, write
+from program import begin, report, train
 from safetensors.torch import load_file, save_file
 from text_and_fusion_figures import figures, fitting_features
 from text_and_fusion_plan import FUSED, SEEDS, runs
 from text_and_fusion_report import draw, table
 
-from recipes.programs import train_tokenizer
 from recipes.schema import TokenizerRecipe
 from tokenizers_mm.checkpoints import load
 from tokenizers_mm.config import parse
@@ -29,10 +24,8 @@ _FITTED = "fitted.safetensors"
 
 
 def main():
-    options = arguments(__doc__, "runs/text-and-fusion")
-    torch.set_num_threads(1)
-    command = f"python benchmarks/studies/text_and_fusion.py --out benchmarks/results/{options.out.name}"
-    record, few, again = Record(options.out, command, options.resume), options.steps is not None, set()
+    options, record = begin("text_and_fusion", __doc__)
+    few, again = options.steps is not None, set()
     for run in runs(options.steps):
         if options.resume and record.has(run.key, run.recipe) and (options.work / run.key).exists():
             continue
@@ -48,27 +41,22 @@ def main():
                 record.add(key, recipe, {"group": "fused", "name": name, "seed": seed} | found)
                 _say(key, found)
     record.write()
-    write(options.out.with_suffix(".md"), table(record.data))
-    draw(record.data, options.out.with_suffix(".png"))
-    print(f"wrote {options.out} and beside it .md and .png")
+    report(options, record, table, draw)
 
 
 def trained(run, work, few):
     """Train one tokenizer and measure it on what it has never seen."""
     folder = work / run.key
-    shutil.rmtree(folder, ignore_errors=True)
     recipe = run.recipe if run.start is None else run.recipe | {"start": str(work / run.start)}
-    began, cpu = time.perf_counter(), time.process_time()
+    tokenizer, seconds, cpu_seconds = train(run.key, recipe, folder)
     config = parse(TokenizerRecipe, recipe, run.key)
-    tokenizer = train_tokenizer(config, folder).eval()
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
     draws = config.objective.draws or run.start is not None
     fitted = fitting_features(tokenizer, config.data.kind, few)
     save_file(fitted, folder / _FITTED)
     return {
         "group": run.group, "name": run.name, "seed": run.seed, "value": run.value,
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
-        "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
+        "seconds": seconds, "cpu_seconds": cpu_seconds,
         **figures(tokenizer, config.data.kind, draws=draws, few=few, fitted=fitted),
     }  # fmt: skip
 

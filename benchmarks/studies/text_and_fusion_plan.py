@@ -1,13 +1,11 @@
-"""What the study of text contrast and fused halves trains: packaged recipes and what each run changes.
-
-A recipe stays the plain mapping that its YAML file holds, so the record shows what was trained.
-"""
+"""What the study of text contrast and fused halves trains: packaged recipes and what each run changes."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from recipes.schema import find_recipe
-from tokenizers_mm.config import override, read_yaml
+from plan import recipe_of
+
+from tokenizers_mm.config import override
 
 SEEDS = (0, 1, 2)
 TEXT_WEIGHTS = (0.0, 0.02, 0.05, 0.15)
@@ -20,7 +18,6 @@ FUSED = {
 }
 # As many bits as the perceptual half has with 256 codes: 32 at each of 16 positions.
 _WHOLE = "{kind: product, groups: 4, inner: {kind: vq, size: 256, dim: 8, kmeans: 10, decay: 0.95, revive: 0.3}}"
-_QUIET = ("train.tracker=none", "train.picture_every=0", "train.checkpoint_every=100000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,5 +79,4 @@ def _others() -> list[Run]:
 
 
 def _recipe(name: str, seed: int, assignments: list[str], half: str | None = None) -> dict[str, Any]:
-    recipe = read_yaml(find_recipe(name))
-    return override(recipe[half] if half else recipe, [*_QUIET, f"train.seed={seed}", *assignments])
+    return recipe_of(name, [f"train.seed={seed}", *assignments], half)

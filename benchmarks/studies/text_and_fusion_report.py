@@ -1,9 +1,6 @@
 """The study of text contrast and fused halves as a reader wants it: Markdown tables, and one picture."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from plots import plt, save
 
 FIGURES = {
     "psnr": "PSNR dB", "tokens_folds": "probe, 5 folds", "tokens_all": "probe, 5 folds of all",
@@ -153,5 +150,4 @@ def draw(record, path):
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)

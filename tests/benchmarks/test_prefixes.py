@@ -118,7 +118,7 @@ def test_the_prefix_study_reports_every_length_of_every_seed(study, monkeypatch,
     for module in ("recipes.schema.data", "prefixes_data"):
         monkeypatch.setattr(study(module), "emoji", few)
     monkeypatch.setattr(plan, "SEEDS", {"pixels": (0, 1), "titok": (0,), "flow": (0,)})
-    monkeypatch.setattr(plan, "KINDS", ("pixels", "titok", "flow"))
+    monkeypatch.setattr(plan, "GROUPS", ("pixels", "titok", "flow"))
     monkeypatch.setattr(study("prefixes_data"), "extractor", lambda *_, **__: Pixels())
     arguments = ("--out", str(out), "--work", str(tmp_path / "work"), "--steps", "2")
     monkeypatch.setattr("sys.argv", ["prefixes", *arguments])
