@@ -1,7 +1,7 @@
 """Functions timed in turns, in one process; a table at the end and a dated record of the run.
 
-All sides must give the same result before they are timed: a test asserts that first, and a run in which anything
-failed records nothing. The machine may be busy, but all sides meet the same load, so the ratios are what counts.
+All candidates must give the same result before they are timed: a test asserts that first, and a run in which anything
+failed records nothing. The machine may be busy, but all candidates meet the same load, so the ratios are what counts.
 """
 
 import datetime
@@ -24,34 +24,36 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def compare(benchmark, request):
-    """Function (name, {side: function}, rounds, **notes) that times all sides alternately; the first one is ours.
+    """Function (name, {candidate: function}, rounds, **notes) that times all candidates alternately; the first one is ours.
 
-    Notes go into the record. Two of them mean something here: `aims`, {side: the ratio to ours that was aimed at}, and
+    Notes go into the record. Two of them mean something here: `aims`, {candidate: the ratio to ours that was aimed at}, and
     `limits`, {name: (milliseconds from the measured ones, the most that ours should take of that)}.
     """
 
-    def timed(name, sides, *, rounds=7, aims=None, limits=None, **notes):
-        (ours, run_ours), *others = sides.items()
-        seconds = {side: [] for side in sides}
+    def timed(name, candidates, *, rounds=7, aims=None, limits=None, **notes):
+        (ours, run_ours), *others = candidates.items()
+        seconds = {candidate: [] for candidate in candidates}
 
         def the_others():
-            for side, run in others:
+            for candidate, run in others:
                 began = time.perf_counter()
                 run()
-                seconds[side].append(time.perf_counter() - began)
+                seconds[candidate].append(time.perf_counter() - began)
 
         benchmark.pedantic(run_ours, setup=the_others, rounds=rounds, warmup_rounds=1)
         if not benchmark.enabled:
             return
-        assert all(len(seconds[side]) == 1 + rounds for side, _ in others), "the first of each side is the warm-up"
+        assert all(len(seconds[candidate]) == 1 + rounds for candidate, _ in others), (
+            "the first of each candidate is the warm-up"
+        )
         ms = {ours: 1e3 * benchmark.stats.stats.median}
-        ms |= {side: 1e3 * statistics.median(seconds[side][1:]) for side, _ in others}
+        ms |= {candidate: 1e3 * statistics.median(seconds[candidate][1:]) for candidate, _ in others}
         row = {
             "name": name,
             "threads": torch.get_num_threads(),
             "rounds": rounds,
-            "ms": {side: round(value, 4) for side, value in ms.items()},
-            "times_ours": {side: round(ms[side] / ms[ours], 3) for side, _ in others},
+            "ms": {candidate: round(value, 4) for candidate, value in ms.items()},
+            "times_ours": {candidate: round(ms[candidate] / ms[ours], 3) for candidate, _ in others},
             **({"aims": aims} if aims else {}),
             **notes,
         }
@@ -59,7 +61,9 @@ def compare(benchmark, request):
             row["of_limit"] = {key: round(found(ms), 3) for key, (found, _) in limits.items()}
             row["of_limit_aims"] = {key: aim for key, (_, aim) in limits.items()}
         if "images" in notes:
-            row["images_per_second"] = {side: round(1e3 * notes["images"] / value) for side, value in ms.items()}
+            row["images_per_second"] = {
+                candidate: round(1e3 * notes["images"] / value) for candidate, value in ms.items()
+            }
         benchmark.extra_info.update(row)
         request.config.stash[ROWS].append(row)
 
@@ -134,13 +138,15 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
 
 
 def table(rows):
-    """Markdown: one line a side other than ours."""
+    """Markdown: one line a candidate other than ours."""
     lines = ["| comparison | ours, ms | other | other, ms | times ours | aim |", "|---|--:|---|--:|--:|--:|"]
     for row in rows:
         ours = next(iter(row["ms"].values()))
-        for side, ratio in row["times_ours"].items():
-            aim = row.get("aims", {}).get(side, "")
-            lines.append(f"| {row['name']} | {ours:.4g} | {side} | {row['ms'][side]:.4g} | {ratio:.2f} | {aim} |")
+        for candidate, ratio in row["times_ours"].items():
+            aim = row.get("aims", {}).get(candidate, "")
+            lines.append(
+                f"| {row['name']} | {ours:.4g} | {candidate} | {row['ms'][candidate]:.4g} | {ratio:.2f} | {aim} |"
+            )
         for name, share in row.get("of_limit", {}).items():
             aim = row["of_limit_aims"][name]
             lines.append(f"| {row['name']} | {ours:.4g} | {name} | | takes {share:.2f} of it | {aim} |")

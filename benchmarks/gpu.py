@@ -1,8 +1,8 @@
 """`make gpu`: the CUDA kernels on a real GPU in one command: parity, then timings, then how far they are from the roof.
 
 Parity comes first, against float64 and the torch reference, eager and under torch.compile; one failure ends the run and
-nothing is timed. Then every side runs in turns with the others; a figure is the median, in milliseconds of the GPU
-(where a side waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what
+nothing is timed. Then every candidate runs in turns with the others; a figure is the median, in milliseconds of the GPU
+(where a candidate waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what
 this card does in this run: a large matrix product, and a copy. Writes results/<date>-<card>.json.
 
 python benchmarks/gpu.py [--quick]
@@ -42,24 +42,24 @@ QUICK = FULL | {"search": [(8192, 8192, d) for d in (8, 32, 256)], "residual": [
 
 
 class Bench:
-    """Times the sides of a comparison in turns on one device and keeps the rows; the roof is measured first."""
+    """Times the candidates of a comparison in turns on one device and keeps the rows; the roof is measured first."""
 
     def __init__(self, device, sizes):
         self.device, self.sizes, self.rows = torch.device(device), sizes, []
         self.roof = self._roof(sizes["square"], sizes["copy"])
 
-    def compare(self, name, sides, *, flop=0, products=1, traffic=0):
-        """Add a row for every side.
+    def compare(self, name, candidates, *, flop=0, products=1, traffic=0):
+        """Add a row for every candidate.
 
         flop      of the definition, for the whole call;  traffic: bytes it has to read and write at least
         products  tensor-core products that ours makes for one of the definition (3 of tf32 for one of float32)
         """
-        times, memory = self.times(sides), {side: self.memory(run) for side, run in sides.items()}
-        for side, ms in times.items():
-            row = {"work": name, "side": side, "ms": ms, "extra_mib": memory[side]}
+        times, memory = self.times(candidates), {candidate: self.memory(run) for candidate, run in candidates.items()}
+        for candidate, ms in times.items():
+            row = {"work": name, "side": candidate, "ms": ms, "extra_mib": memory[candidate]}
             if ms != NO_MEMORY and times[OURS] != NO_MEMORY:
                 row["times_ours"] = ms / times[OURS]
-            if side == OURS and ms != NO_MEMORY:
+            if candidate == OURS and ms != NO_MEMORY:
                 row |= self.under_the_roof(ms, flop, products, traffic)
             self.rows.append(row)
             print(line(row), flush=True)
@@ -71,20 +71,20 @@ class Bench:
             row |= {"tflop_per_s": tflops, "of_tf32": tflops * products / self.roof["tf32_tflop_per_s"]}
         return row
 
-    def times(self, sides):
-        """Median milliseconds of each side, or that the card's memory does not hold it."""
+    def times(self, candidates):
+        """Median milliseconds of each candidate, or that the card's memory does not hold it."""
         rounds, found = {}, {}
-        for side, run in sides.items():  # warms up, compiles, and finds how often to repeat
+        for candidate, run in candidates.items():  # warms up, compiles, and finds how often to repeat
             once = self._try(lambda run=run: [run(), self.once(run, 1)][1])
-            found[side] = [] if once is not None else NO_MEMORY
-            rounds[side] = 1 if once is None else max(1, min(20, round(2 / max(once, 1e-3))))
+            found[candidate] = [] if once is not None else NO_MEMORY
+            rounds[candidate] = 1 if once is None else max(1, min(20, round(2 / max(once, 1e-3))))
         began, repeats = time.perf_counter(), 0
-        while repeats < 5 or (repeats < 50 and time.perf_counter() - began < self.sizes["seconds"] * len(sides)):
+        while repeats < 5 or (repeats < 50 and time.perf_counter() - began < self.sizes["seconds"] * len(candidates)):
             repeats += 1
-            for side, run in sides.items():
-                if found[side] is not NO_MEMORY:
-                    found[side].append(self.once(run, rounds[side]))
-        return {side: ms if ms is NO_MEMORY else statistics.median(ms) for side, ms in found.items()}
+            for candidate, run in candidates.items():
+                if found[candidate] is not NO_MEMORY:
+                    found[candidate].append(self.once(run, rounds[candidate]))
+        return {candidate: ms if ms is NO_MEMORY else statistics.median(ms) for candidate, ms in found.items()}
 
     def once(self, run, repeats):
         """Milliseconds of one call."""
@@ -164,7 +164,7 @@ def search(bench):
         z, codebook = (torch.randn(n, dim, device=bench.device) for n in (count, size))
         theirs = vqp.VectorQuantize(dim=dim, codebook_size=size).to(bench.device).eval()
         theirs._codebook.embed.copy_(codebook[None])
-        sides = {
+        candidates = {
             OURS: lambda z=z, e=codebook: nearest(z, e),
             "product float32, argmin": lambda z=z, e=codebook: split(z, e, False),
             "product tf32 (inexact), argmin": lambda z=z, e=codebook: split(z, e, True),
@@ -174,10 +174,10 @@ def search(bench):
         if bench.device.type == "cuda":
             from quantizers.kernels.cuda.nearest import nearest_cuda
 
-            sides["ours in bf16 (inexact)"] = lambda z=z, e=codebook: nearest_cuda(z, e, False, precision="bf16")
+            candidates["ours in bf16 (inexact)"] = lambda z=z, e=codebook: nearest_cuda(z, e, False, precision="bf16")
         traffic = 4 * dim * (count + size) + 8 * count
         name = f"nearest code, N={count}, K={size}, d={dim}"
-        bench.compare(name, sides, flop=2 * count * size * dim, products=3, traffic=traffic)
+        bench.compare(name, candidates, flop=2 * count * size * dim, products=3, traffic=traffic)
 
 
 def in_blocks(z, codebook):
@@ -191,13 +191,13 @@ def residual(bench):
         theirs = vqp.ResidualVQ(dim=dim, num_quantizers=levels, codebook_size=size).to(bench.device).eval()
         for layer, codebook in zip(theirs.layers, codebooks, strict=True):
             layer._codebook.embed.copy_(codebook[None])
-        sides = {
+        candidates = {
             OURS: lambda z=z, e=list(codebooks): residual_encode(z, e),
             THEIRS: lambda z=z, module=theirs: module(z[None]),
         }
         flop, traffic = 2 * count * levels * size * dim, 8 * count * dim + 8 * count * levels + codebooks.nbytes
         name = f"residual, {levels} x {size}, N={count}, d={dim}"
-        bench.compare(name, sides, flop=flop, products=3, traffic=traffic)
+        bench.compare(name, candidates, flop=flop, products=3, traffic=traffic)
 
 
 def scalar(bench):
@@ -206,11 +206,11 @@ def scalar(bench):
         constants = ours.threshold_DT, ours.level_D, ours.center_D, ours.unit_D
         for count in bench.sizes["vectors"]:
             z = torch.randn(count, len(levels), device=bench.device)
-            sides = {
+            candidates = {
                 OURS: lambda z=z, constants=constants: scalar_quantize(z, *constants),
                 THEIRS: lambda z=z, module=theirs: module(z[None]),
             }
-            bench.compare(f"FSQ {levels}, N={count}", sides, traffic=2 * z.nbytes + 8 * count)
+            bench.compare(f"FSQ {levels}, N={count}", candidates, traffic=2 * z.nbytes + 8 * count)
 
 
 def sign(bench):
@@ -218,8 +218,8 @@ def sign(bench):
     theirs = vqp.LFQ(codebook_size=2**dim, dim=dim).to(bench.device).eval()
     for count in bench.sizes["vectors"]:
         z = torch.randn(count, dim, device=bench.device)
-        sides = {OURS: lambda z=z: sign_quantize(z), THEIRS: lambda z=z: theirs(z[None])}
-        bench.compare(f"LFQ {dim} bits, N={count}", sides, traffic=2 * z.nbytes + 8 * count)
+        candidates = {OURS: lambda z=z: sign_quantize(z), THEIRS: lambda z=z: theirs(z[None])}
+        bench.compare(f"LFQ {dim} bits, N={count}", candidates, traffic=2 * z.nbytes + 8 * count)
 
 
 COLUMNS = {

@@ -54,9 +54,13 @@ def growth(record, path):
     colours = {"native": OURS, "torch path": "#66a182", "cdist, argmin": AIM}
     for axes, sweep in zip(panels, ("N", "K", "d"), strict=True):
         rows = [row for row in record["comparisons"] if row.get("sweep") == sweep]
-        for side, colour in colours.items():
+        for candidate, colour in colours.items():
             axes.loglog(
-                [row["shape"][sweep] for row in rows], [row["ms"][side] for row in rows], "o-", color=colour, label=side
+                [row["shape"][sweep] for row in rows],
+                [row["ms"][candidate] for row in rows],
+                "o-",
+                color=colour,
+                label=candidate,
             )
         fixed = ", ".join(f"{key}={value}" for key, value in rows[0]["shape"].items() if key != sweep)
         axes.set(xlabel=f"{sweep}   ({fixed})")

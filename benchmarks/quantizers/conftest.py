@@ -1,4 +1,4 @@
-"""Quantizers are timed on all cores; the other side is mostly vector-quantize-pytorch."""
+"""Quantizers are timed on all cores; the other implementation is mostly vector-quantize-pytorch."""
 
 import os
 

@@ -18,7 +18,7 @@ def contest(compare, peak, theirs, name, ours, peer, kernel, z, *, aim, **notes)
     half = (z.nbytes + out.z_BND.nbytes + out.codes_BNS.nbytes) // 8  # floats, so that reads and writes add up to all
     source, target = torch.randn(2, half)
     large = z.shape[1] >= LARGE
-    sides = {
+    candidates = {
         "module": lambda: ours(z),
         theirs: lambda: peer(z),
         "kernel": lambda: kernel(z[0]),
@@ -26,7 +26,7 @@ def contest(compare, peak, theirs, name, ours, peer, kernel, z, *, aim, **notes)
     }
     compare(
         name,
-        sides,
+        candidates,
         rounds=5 if large else 21,
         aims={} if large else {theirs: aim},
         limits={
@@ -35,8 +35,8 @@ def contest(compare, peak, theirs, name, ours, peer, kernel, z, *, aim, **notes)
         }
         if large
         else {"kernel, share of vector-quantize-pytorch": (lambda ms: ms["kernel"] / ms[theirs], round(1 / aim, 3))},
-        ours_mib=peak(sides["module"]),
-        theirs_mib=peak(sides[theirs]),
+        ours_mib=peak(candidates["module"]),
+        theirs_mib=peak(candidates[theirs]),
         **notes,
     )
 

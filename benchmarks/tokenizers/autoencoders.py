@@ -1,6 +1,6 @@
 """The autoencoder of Stable Diffusion with random weights, as diffusers runs it and as ours does.
 
-`python sides.py SIDE DIRECTION PIXELS` prints the most memory of a process that runs one side once, in MiB: all of it,
+`python autoencoders.py CANDIDATE DIRECTION PIXELS` prints the most memory of a process that runs one candidate once, in MiB: all of it,
 and what the run added to the process before it.
 """
 
@@ -39,16 +39,16 @@ def autoencoder():
 def inputs(pixels, batch=1):
     """Images in [-1, 1], and latents."""
     side = pixels // DOWNSAMPLING
-    return torch.rand(batch, 3, pixels, pixels) * 2 - 1, torch.randn(batch, 4, side, side)
+    return torch.rand(batch, 3, pixels, pixels) * 2 - 1, torch.randn(batch, 4, side, candidate)
 
 
-def runs(side, vae, image_BCHW, latent_BDhw):
+def runs(candidate, vae, image_BCHW, latent_BDhw):
     """Functions that encode and decode: moments [B, 2 D, h, w] of the posterior, and pixels."""
-    if side == "diffusers":
+    if candidate == "diffusers":
         return lambda: vae.encode(image_BCHW).latent_dist.parameters, lambda: vae.decode(latent_BDhw).sample
     tokenizer, grid = from_diffusers(vae), tuple(latent_BDhw.shape[2:])
-    if side != "plain":
-        tokenizer = optimize(tokenizer, side)
+    if candidate != "plain":
+        tokenizer = optimize(tokenizer, candidate)
     z_BND = (latent_BDhw.flatten(2).transpose(1, 2) - tokenizer.latent_mean_D) / tokenizer.latent_std_D
     tokens = Tokens(latents_BND=z_BND, grid=grid)
 
@@ -64,8 +64,8 @@ def _high_water():
 
 
 @torch.no_grad()
-def main(side, direction, pixels):
-    run = runs(side, autoencoder(), *inputs(int(pixels)))[("encode", "decode").index(direction)]
+def main(candidate, direction, pixels):
+    run = runs(candidate, autoencoder(), *inputs(int(pixels)))[("encode", "decode").index(direction)]
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _high_water()
     run()

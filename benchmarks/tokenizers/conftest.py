@@ -1,4 +1,4 @@
-"""Tokenizers are timed on all cores; the other side is diffusers' AutoencoderKL on the same weights."""
+"""Tokenizers are timed on all cores; the other implementation is diffusers' AutoencoderKL on the same weights."""
 
 import os
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.tokenizers.sides import autoencoder, inputs, runs
+from benchmarks.tokenizers.autoencoders import autoencoder, inputs, runs
 
 DIRECTIONS = ("encode", "decode")
 # How many times our time diffusers was aimed to take, and the largest difference from it.
@@ -28,9 +28,9 @@ def error(found, expected):
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
-def memory(side, direction, pixels):
+def memory(candidate, direction, pixels):
     """MiB of a fresh process at its peak, and of what the run added; the least of two, for allocators vary."""
-    command = [sys.executable, Path(__file__).parent / "sides.py", side, direction, str(pixels)]
+    command = [sys.executable, Path(__file__).parent / "autoencoders.py", candidate, direction, str(pixels)]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths}
     outputs = (subprocess.run(command, env=environment, check=True, capture_output=True, text=True) for _ in range(2))
@@ -40,21 +40,23 @@ def memory(side, direction, pixels):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_speed(compare, vae, direction):
     index, data = DIRECTIONS.index(direction), inputs(256)
-    sides = {side: runs(side, vae, *data)[index] for side in ("fast", "exact", "plain", "diffusers")}
+    candidates = {
+        candidate: runs(candidate, vae, *data)[index] for candidate in ("fast", "exact", "plain", "diffusers")
+    }
     wide = copy.deepcopy(vae).double()
     truth = runs("diffusers", wide, *(tensor.double() for tensor in data))[index]()
     del wide
-    out = {side: run() for side, run in sides.items()}
-    for side in ("fast", "exact", "plain"):
-        assert error(out[side], out["diffusers"]) < LIMIT
+    out = {candidate: run() for candidate, run in candidates.items()}
+    for candidate in ("fast", "exact", "plain"):
+        assert error(out[candidate], out["diffusers"]) < LIMIT
     compare(
         f"{direction} 256 x 256, float32",
-        sides,
+        candidates,
         rounds=5,
         aims={"diffusers": AIMS["fast"]},
         limits={"exact, share of diffusers": (lambda ms: ms["exact"] / ms["diffusers"], round(1 / AIMS["exact"], 3))},
-        difference_from_diffusers={side: error(found, out["diffusers"]) for side, found in out.items()},
-        error_from_float64={side: error(found, truth) for side, found in out.items()},
+        difference_from_diffusers={candidate: error(found, out["diffusers"]) for candidate, found in out.items()},
+        error_from_float64={candidate: error(found, truth) for candidate, found in out.items()},
         diffusers=version("diffusers"),
     )
 
@@ -67,15 +69,15 @@ def test_sizes_without_compiling(compare, vae, direction):
     data = {size: [tensor[..., : size[0], : size[1]] for tensor in inputs(128)[:1]] for size in sizes}
     shapes = {size: inputs(8)[1].new_zeros(1, 4, size[0] // 8, size[1] // 8).normal_() for size in sizes}
     made = {
-        side: iter([runs(side, vae, data[size][0], shapes[size])[index] for size in sizes])
-        for side in ("fast", "diffusers")
+        candidate: iter([runs(candidate, vae, data[size][0], shapes[size])[index] for size in sizes])
+        for candidate in ("fast", "diffusers")
     }
     for size in sizes:
-        ours, theirs = (runs(side, vae, data[size][0], shapes[size])[index]() for side in made)
+        ours, theirs = (runs(candidate, vae, data[size][0], shapes[size])[index]() for candidate in made)
         assert error(ours, theirs) < LIMIT
     compare(
         f"{direction}, another size every time",
-        {side: lambda queue=queue: next(queue)() for side, queue in made.items()},
+        {candidate: lambda queue=queue: next(queue)() for candidate, queue in made.items()},
         rounds=len(sizes) - 1,
         aims={"diffusers": AIMS["fast"]},
     )
@@ -85,14 +87,14 @@ def test_sizes_without_compiling(compare, vae, direction):
 def test_bfloat16(compare, vae, direction):
     """A small image: processors without bfloat16 arithmetic are slow at it."""
     index, data = DIRECTIONS.index(direction), inputs(64)
-    sides = {side: runs(side, vae, *data)[index] for side in ("bf16", "fast", "diffusers")}
-    out = {side: run() for side, run in sides.items()}
+    candidates = {candidate: runs(candidate, vae, *data)[index] for candidate in ("bf16", "fast", "diffusers")}
+    out = {candidate: run() for candidate, run in candidates.items()}
     assert error(out["bf16"], out["diffusers"]) < 5e-2
     compare(
         f"{direction} 64 x 64, bfloat16 nets",
-        sides,
+        candidates,
         rounds=3,
-        difference_from_diffusers={side: error(found, out["diffusers"]) for side, found in out.items()},
+        difference_from_diffusers={candidate: error(found, out["diffusers"]) for candidate, found in out.items()},
     )
 
 
@@ -100,13 +102,13 @@ def test_bfloat16(compare, vae, direction):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_memory(compare, vae, direction, pixels):
     """What a run adds to its process, which also holds the weights; one round, for the time is not the point."""
-    found = {side: memory(side, direction, pixels) for side in ("fast", "diffusers")}
+    found = {candidate: memory(candidate, direction, pixels) for candidate in ("fast", "diffusers")}
     assert found["fast"][1] <= found["diffusers"][1]
     index, data = DIRECTIONS.index(direction), inputs(pixels)
     compare(
         f"{direction} {pixels} x {pixels}, memory",
-        {side: runs(side, vae, *data)[index] for side in found},
+        {candidate: runs(candidate, vae, *data)[index] for candidate in found},
         rounds=1,
-        peak_mib={side: whole for side, (whole, _) in found.items()},
-        peak_of_the_run_mib={side: added for side, (_, added) in found.items()},
+        peak_mib={candidate: whole for candidate, (whole, _) in found.items()},
+        peak_of_the_run_mib={candidate: added for candidate, (_, added) in found.items()},
     )
