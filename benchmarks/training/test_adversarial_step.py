@@ -158,7 +158,7 @@ class Ours:
         return {part: round(1e3 * s, 1) for part, s in (seconds | {"rest": rest}).items()}
 
 
-def sides(size, tmp_path):
+def steps_of(size, tmp_path):
     pixels, count, multipliers, its_channels = SIZES[size]
     torch.manual_seed(0)
     config = AutoencoderConfig(
@@ -188,7 +188,7 @@ def gradients(run, module, optimizer, image):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_step(compare, peak, size, tmp_path, monkeypatch):
-    made, image = sides(size, tmp_path)
+    made, image = steps_of(size, tmp_path)
     ours = made["ours"]
     players = list(ours.run.trainer.parts().values())
     for i in (0, 1):
@@ -212,11 +212,11 @@ def test_step(compare, peak, size, tmp_path, monkeypatch):
     assert memory["ours"] <= min(memory["vqgan"], memory["one pass"])
 
 
-def naive_player(side, index):
-    return (side.autoencoder, side.discriminator)[index], side.optimizers[index]
+def naive_player(step, index):
+    return (step.autoencoder, step.discriminator)[index], step.optimizers[index]
 
 
-def naive_parts(side, image):
-    side.clock.seconds.clear()
-    side(image)
-    return {part: round(1e3 * seconds, 1) for part, seconds in side.clock.seconds.items()}
+def naive_parts(step, image):
+    step.clock.seconds.clear()
+    step(image)
+    return {part: round(1e3 * seconds, 1) for part, seconds in step.clock.seconds.items()}
