@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.inputs import check_source, names_an_object, open_tokenizer
-from tokenizers_mm.checkpoints import FAMILIES, check_family
+from tokenizers_mm.checkpoints import check_family, known_families
 from tokenizers_mm.config import ConfigError, override
 from tokenizers_mm.runtime import local_path
 
 if TYPE_CHECKING:
-    from tokenizers_mm.checkpoints import Model
+    from tokenizers_mm.models import Model
 
 LAYOUTS = ("tokenizers-mm", "diffusers")
 
@@ -29,8 +29,9 @@ def convert_tokenizer(source: str, out: Path, *, to: str = "tokenizers-mm", assi
     if given.get("family") is not None:
         check_family(given["family"], source)
     override({}, assign)
-    from tokenizers_mm.checkpoints import save, to_diffusers
+    from tokenizers_mm.checkpoints import to_diffusers
     from tokenizers_mm.models import Autoencoder
+    from tokenizers_mm.saving import save
 
     tokenizer = _opened(source, assign, given)
     if to == "diffusers":
@@ -77,7 +78,7 @@ def describe(tokenizer: Model) -> str:
 def families_text(licences: bool = False) -> str:
     """Every row of the table of families, a line each; with licences and paper below it where asked."""
     lines = []
-    for row in sorted(FAMILIES, key=lambda row: row.name):
+    for row in sorted(known_families(), key=lambda row: row.name):
         size = f", {row.parameters:g} M parameters" if row.parameters else ""
         lines.append(f"{row.name:16} {row.title}{size}")
         if licences:

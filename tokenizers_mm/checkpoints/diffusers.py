@@ -1,69 +1,63 @@
 """diffusers' autoencoders as tokenizers: their folders and live objects, and folders that their classes load.
 
 Nothing here imports diffusers: a config.json and the weights beside it, or an object with `config` and `state_dict`,
-say everything.
+say everything. What each class says and holds stands with its family.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tokenizers_mm.checkpoints import causal, dc, diffusers_config, diffusers_names, emu3
-from tokenizers_mm.checkpoints.diffusers_config import config_to_options as config_to_options, statistics as statistics
-from tokenizers_mm.checkpoints.diffusers_write import to_diffusers as to_diffusers
-from tokenizers_mm.checkpoints.families import BY_NAME, FAMILIES
-from tokenizers_mm.checkpoints.family import Family, structure
-from tokenizers_mm.checkpoints.recognise import Reading
-from tokenizers_mm.checkpoints.structure import facts_of
-from tokenizers_mm.models import Autoencoder
+from tokenizers_mm.checkpoints.families import DiffusersClass, Family, Naming, Needs, Reader, agree, diffusers_classes
+from tokenizers_mm.checkpoints.parsed import Parsed, Reading, read_by
+from tokenizers_mm.config import ConfigError, parse
+from tokenizers_mm.models import Autoencoder, AutoencoderConfig
 from tokenizers_mm.models.assemble import assemble
+from tokenizers_mm.saving import model_card, write_whole
 from tokenizers_mm.weights import CheckpointError, Provenance
 
-# Classes with a body of their own, and the row of the table that they belong to.
-_BODIES = {
-    "AutoencoderDC": "dc_ae",
-    "AutoencoderKLQwenImage": "qwen_image",
-    "AutoencoderKLQwenImage21": "qwen_image",
-    "AutoencoderKLWan": "wan",
-}
-# Classes that belong to one row.
-_ROWS = _BODIES | {"VQModel": "diffusers_vq", "AutoencoderKLFlux2": "flux2"}
-CLASSES = (*diffusers_config.CLASSES, *_BODIES)
-_IMAGE_SIZE = {"image_size": (512, 512)}  # where config.json states none
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def read(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Reading:
+def is_known(about: Mapping[str, Any]) -> bool:
+    """Whether a config.json names a class of diffusers that is read here."""
+    return any(known.name == about.get("_class_name") for _, known in diffusers_classes())
+
+
+def read(
+    about: Mapping[str, Any], state: Mapping[str, Tensor], where: str, config: Mapping[str, Any] | None = None
+) -> Parsed:
     """What a config.json of diffusers and the weights beside it are; tensors are views of those given.
 
-    where  path that starts every error message
+    where   path that starts every error message
+    config  options of `AutoencoderConfig` that the caller states
 
-    Raises `CheckpointError` naming the option that cannot be built, or the class.
+    Raises `CheckpointError` naming the entry of config.json that is not as the weights have it, or the class.
     """
-    name = str(config.get("_class_name"))
-    if name not in CLASSES:
-        raise CheckpointError(f"{where}: _class_name = {name}: expected one of {', '.join(CLASSES)}; choose another")
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    unused: list[str] = []
-    measured: tuple[Any, Any] | None
-    if name == "AutoencoderDC":
-        options, measured = _IMAGE_SIZE | dc.options(config, shapes), dc.statistics(config)
-        ours = dc.from_original(state) if dc.is_original(state) else dict(state)
-    elif name in _BODIES:
-        options = _IMAGE_SIZE | causal.options(config, shapes, where=where)
-        measured = causal.statistics(config, options["z_channels"], where=where)
-        ours, unused = causal.to_ours(state)
-    elif config.get("norm_type") == "spatial":
-        options, measured, ours = _movq_options(config, state, where), None, emu3.to_ours(state)
-    else:
-        options = diffusers_config.config_to_options(config, where=where)
-        measured = diffusers_config.statistics(config, state, where=where)
-        ours = diffusers_names.to_ours({key: value for key, value in state.items() if not key.startswith("bn.")})
-    family = BY_NAME["movq"] if emu3.is_movq(state) else _family(name, state, measured, where)
-    ignored = (f"*.time_conv.* ({len(unused)})",) if unused else ()
-    return Reading(family=family, options=options, state=ours, statistics=measured, ignored=ignored)
+    if not is_known(about):
+        names = ", ".join(_names())
+        raise CheckpointError(
+            f"{where}: _class_name = {about.get('_class_name')}: expected one of {names}; choose another"
+        )
+    fits = [(reader, known) for reader, known in diffusers_classes() if known.is_class_of(about)]
+    reader, known = max(fits, key=lambda fit: len(fit[1].when))
+    naming = reader.naming_of(state)
+    if naming is None:
+        missing = ", ".join(pattern.replace("\\", "") for pattern in _naming(reader).missing(state))
+        raise CheckpointError(
+            f"{where}: no {missing}: these are not the weights of {known.name}; copy them again, whole"
+        )
+    reading = read_by(reader, naming, state, about, where)
+    row = _family(reading, known)
+    if known.describe is not None:
+        _check(reading, known)
+    return reading.parsed(row, config=config or {})
 
 
 def from_diffusers(vae: nn.Module) -> Autoencoder:
@@ -74,51 +68,133 @@ def from_diffusers(vae: nn.Module) -> Autoencoder:
     """
     name = type(vae).__name__
     config = getattr(vae, "config", None)
-    if name not in CLASSES or not isinstance(config, Mapping):
-        raise CheckpointError(f"{name}: expected an object of diffusers' {', '.join(CLASSES)}; load one of these")
+    if not is_known({"_class_name": name}) or not isinstance(config, Mapping):
+        raise CheckpointError(f"{name}: expected an object of diffusers' {', '.join(_names())}; load one of these")
     state = vae.state_dict()
     for key, value in state.items():
         if value.is_meta or not (value.is_floating_point() or key.endswith("num_batches_tracked")):
             found = "no memory (meta device)" if value.is_meta else str(value.dtype)
             raise CheckpointError(f"{name}: {key} has {found}: expected floats in memory; load it without quantization")
-    reading = read({**config, "_class_name": name}, state, name)
-    model = assemble(reading.options, reading.state, name)
+    parsed = read({**config, "_class_name": name}, state, name)
+    model = assemble(parsed.options, parsed.state, parsed.where)
     device = next(iter(state.values())).device
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(device))
     model.bottleneck.float()
-    if reading.statistics is not None:
-        model.set_statistics(*reading.statistics)
-    row, source = reading.family, str(config.get("_name_or_path") or f"an object of diffusers' {name}")
-    model.provenance = Provenance(row.name, source, None, row.code_licence, row.weights_licence, reading.ignored)
+    if parsed.statistics is not None and not model.spec.discrete:
+        model.set_statistics(*parsed.statistics)
+    row, source = parsed.family, str(config.get("_name_or_path") or f"an object of diffusers' {name}")
+    model.provenance = Provenance(row.name, source, None, row.code_licence, row.weights_licence, parsed.ignored)
     return model
 
 
-def _movq_options(config: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Options of a VQModel whose norms read the codes, which always have 32 groups."""
-    plain = diffusers_config.config_to_options({**config, "norm_type": "group"}, where=where)
-    if plain["net"]["groups"] != 32:
-        raise CheckpointError(
-            f"{where}: norm_num_groups = {plain['net']['groups']!r}: expected 32 beside norm_type = 'spatial'; choose "
-            "another model"
-        )
-    return emu3.options(state, where) | {"image_size": plain["image_size"]}
+def to_diffusers(tokenizer: Autoencoder, folder: Path | str) -> None:
+    """Write config.json and diffusion_pytorch_model.safetensors; the class is named in the first.
+
+    A tokenizer of diffusers' that is there already is replaced; README.md and licence stay. Statistics of latents
+    become scaling_factor and shift_factor where all channels have the same, else latents_mean and latents_std, which
+    not every pipeline of diffusers reads. Raises `CheckpointError` naming the option that diffusers cannot express, and
+    for folders with other content.
+    """
+    folder = Path(folder)
+    entries, state = _described(tokenizer, folder)
+
+    def write(partial: Path) -> None:
+        (partial / "config.json").write_text(json.dumps(entries, indent=2) + "\n")
+        save_file({key: value.contiguous() for key, value in state.items()}, partial / _WEIGHTS, {"format": "pt"})
+
+    write_whole(
+        folder,
+        write,
+        replaces=("config.json", _WEIGHTS),
+        check=_check_folder,
+        card=lambda: model_card(tokenizer),
+        new_card=False,
+    )
 
 
-def _family(name: str, state: Mapping[str, Tensor], measured: Any, where: str) -> Family:
-    """The row whose class, or whose structure and published scale, these are; the general one where none is.
+def _names() -> list[str]:
+    return list(dict.fromkeys(known.name for _, known in diffusers_classes()))
+
+
+def _check(reading: Reading, known: DiffusersClass) -> None:
+    """Refuse entries of config.json that the weights do not bear out, and entries that nobody here knows."""
+    given = reading.given
+    try:
+        config = parse(AutoencoderConfig, {"image_size": (256, 256), **reading.options}, f"{given.where}: config")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    assert known.describe is not None
+    entries = known.describe(
+        config, Needs(lambda text: CheckpointError(f"{given.where}: {text}; these are not its weights"))
+    )
+    for name, value in given.about.items():
+        if name not in entries and name not in known.idle and not name.startswith("_"):
+            raise CheckpointError(
+                f"{given.where}: {name} = {value!r}: no option of {known.name} that is known here; expected "
+                f"{', '.join(sorted({*entries, *known.idle}))}; remove it if the weights do not need it"
+            )
+    agree(given.about, {name: value for name, value in entries.items() if name not in known.idle}, given.where)
+
+
+def _family(reading: Reading, known: DiffusersClass) -> Family:
+    """The row whose structure and published statistics these are, else the one of the class.
 
     A row claims licences, and AutoencoderKL is anybody's class: the whole structure and the same numbers are asked.
     """
-    if name in _ROWS:
-        return BY_NAME[_ROWS[name]]
-    ours = diffusers_names.to_ours(state)
-    facts = facts_of({key: tuple(value.shape) for key, value in ours.items()}, where)
-    numbers = measured if all(isinstance(one, float) for one in measured) else None
-    for row in FAMILIES:
-        published = row.scale is not None and numbers == (row.shift, 1 / row.scale)
-        typical = all(structure(facts, option) == value for option, value in row.typical.items())
-        if published and typical and not row.misfits("diffusers", facts, ""):
+    reader, options, measured = reading.reader, reading.options, reading.reader.statistics(reading.given)
+    told = {"net.image_channels"} if {"in_channels", "input_channels"} & reading.given.about.keys() else set()
+    misfits = {row.name: reader.misfits(row, reading.naming.name, "", options, told) for row in reader.families}
+    for row in reader.families:
+        published = row.statistics is not None and measured is not None and isinstance(measured[0], float)
+        if published and measured == row.statistics and row.is_typical(options) and not misfits[row.name]:
             return row
-    return BY_NAME["ldm_kl"]
+    if reasons := misfits[known.family]:
+        raise CheckpointError(
+            f"{reading.given.where}: not recognised as {known.family}: {'; '.join(reasons)}; choose another"
+        )
+    return next(row for row in reader.families if row.name == known.family)
+
+
+def _described(tokenizer: Autoencoder, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """config.json and weights."""
+    config, kind = tokenizer.config, tokenizer.bottleneck.kind
+    need = Needs(
+        lambda text: CheckpointError(f"{folder}: {text}, so it cannot be written; use our own format (`save`)")
+    )
+    need("linear", config.linear, False)
+    need("pixel_mean", set(config.pixel_mean), {0.5})
+    need("pixel_std", set(config.pixel_std), {0.5})
+    need("latent_positions", config.latent_positions, False)
+    written = [(reader, known) for reader, known in diffusers_classes() if known.tensors is not None]
+    need("net.kind", config.net.kind, *dict.fromkeys(known.net for _, known in written))
+    written = [(reader, known) for reader, known in written if known.net == config.net.kind]
+    need("bottleneck.kind", kind, *(bottleneck for _, known in written for bottleneck in known.bottlenecks))
+    reader, known = next((r, c) for r, c in written if kind in c.bottlenecks and c.suits(config))
+    assert known.describe is not None
+    assert known.tensors is not None
+    described, (added, tensors) = known.describe(config, need), known.tensors(tokenizer, need)
+    state = {
+        name: value.detach()
+        for name, value in tokenizer.state_dict().items()
+        if not name.startswith(("bottleneck.", "latent_"))
+    }
+    table = _naming(reader).table(state)
+    return {"_class_name": known.name, **described, **added}, table.write(state, str(folder)) | tensors
+
+
+def _naming(reader: Reader) -> Naming:
+    return next(naming for naming in reader.namings if naming.name == "diffusers")
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose config.json is not of a class that is written here."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    written = dict.fromkeys(known.name for _, known in diffusers_classes() if known.tensors is not None)
+    if not isinstance(config, dict) or config.get("_class_name") not in written:
+        raise CheckpointError(f"{path}: expected _class_name of {', '.join(written)}, found {str(config)[:80]}")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.checkpoints import diffusers
-from tokenizers_mm.checkpoints.family import Family
-from tokenizers_mm.checkpoints.recognise import Reading, recognise
+from tokenizers_mm.checkpoints.parsed import Parsed
+from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.checkpoints.source import configs_in, is_network, refuse_folder
 from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
@@ -66,10 +66,10 @@ def load(
     model: Model
     if not is_ours(about):
         found = _read(folder, about)
-        parsed = _parse(found, family, ema)
+        parsed = _parse(found, family, ema, config)
         for text in _warnings(parsed, found.path):
             warnings.warn(text, stacklevel=2)
-        model = _assemble(parsed, found.path, config)
+        model = _assemble(parsed, found.path)
     elif family or config:
         raise CheckpointError(f"{path}: a tokenizer of ours, whose config.json says all; leave family, config")
     else:
@@ -118,7 +118,7 @@ def _inside(folder: Path, file: str) -> Path:
 def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
     """The folder that holds the tokenizer, and its config.json: ours, diffusers', or at the top another library's."""
     for inner, about in configs_in(folder):
-        if is_ours(about) or about.get("_class_name") in diffusers.CLASSES or inner == folder:
+        if is_ours(about) or diffusers.is_known(about) or inner == folder:
             return inner, about
     refuse_folder(folder)
 
@@ -129,15 +129,15 @@ def _read(path: Path, about: Mapping[str, Any]) -> _File:
     return _File(path, files.read(path), about)
 
 
-def _parse(found: _File, family: str | None, ema: bool | None) -> Reading:
+def _parse(found: _File, family: str | None, ema: bool | None, config: Mapping[str, Any] | None) -> Parsed:
     """What the tensors are."""
-    if found.about.get("_class_name") in diffusers.CLASSES:
-        return diffusers.read(found.about, _flat(found.tree, found.path), str(found.path.parent))
-    return recognise(found.tree, found.path, family, ema, found.about or None)
+    if diffusers.is_known(found.about):
+        return diffusers.read(found.about, _flat(found.tree, found.path), str(found.path.parent), config)
+    return recognise(found.tree, found.path, family, ema, found.about, config)
 
 
-def _assemble(parsed: Reading, path: Path, config: Mapping[str, Any] | None) -> Autoencoder:
-    model = assemble(_merged(parsed.options, config or {}), parsed.state, path)
+def _assemble(parsed: Parsed, path: Path) -> Autoencoder:
+    model = assemble(parsed.options, parsed.state, parsed.where)
     if parsed.statistics is not None and not model.spec.discrete:
         model.set_statistics(*parsed.statistics)
     row = parsed.family
@@ -146,28 +146,17 @@ def _assemble(parsed: Reading, path: Path, config: Mapping[str, Any] | None) -> 
     return model
 
 
-def _warnings(parsed: Reading, path: Path) -> Iterator[str]:
+def _warnings(parsed: Parsed, path: Path) -> Iterator[str]:
     """What a user has to know: families that a file could be as well, and a licence that restricts use."""
     row = parsed.family
     if parsed.rivals:
-        others = ", ".join(f"{rival.name} ({_differs(rival)})" for rival in parsed.rivals)
+        others = ", ".join(f"{rival.name} ({rival.difference})" for rival in parsed.rivals)
         yield (
-            f"{path}: taken for {row.name} ({_differs(row)}); its keys and shapes are also those of {others}: say "
+            f"{path}: taken for {row.name} ({row.difference}); its keys and shapes are also those of {others}: say "
             "family= to choose"
         )
     if row.restricted:
         yield f"{row.title}: licence of the weights: {row.weights_licence}"
-
-
-def _merged(options: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `options`, dictionaries merged; another kind of quantizer replaces the whole of it."""
-    out = dict(options)
-    for key, value in over.items():
-        here = out.get(key)
-        if isinstance(value, Mapping) and isinstance(here, Mapping) and value.get("kind") in (None, here.get("kind")):
-            value = _merged(here, value)
-        out[key] = value
-    return out
 
 
 def _flat(tree: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -175,12 +164,3 @@ def _flat(tree: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     if not state:
         raise CheckpointError(f"{path}: no tensors at its top level, where diffusers has them; found {', '.join(tree)}")
     return state
-
-
-def _differs(row: Family) -> str:
-    """What a family adds that no file says: how latents are scaled, or how codes are chosen."""
-    if row.quantizer != "gaussian":
-        return "codes by inner product" if row.bottleneck.get("kind") == "ibq" else "codes by distance"
-    if row.scale is None:
-        return "no published scale"
-    return f"scale {row.scale:g}, shift {row.shift:g}" if row.shift else f"scale {row.scale:g}"

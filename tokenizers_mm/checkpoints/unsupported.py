@@ -1,14 +1,14 @@
-"""Public tokenizers that are known by their keys and have no body here yet: a door each, no room.
-
-A row is a name and patterns, all of which some key matches. Such a file is refused by its name, not as a riddle.
-"""
+"""Public tokenizers that are known by their keys and whose body is not here: refused by name, not as a riddle."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-DOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
+from torch import Tensor
+
+# Names, and patterns each of which some key matches, alone or with the shape of its tensor behind it.
+UNSUPPORTED: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("TiTok", (r"(.*\.)?latent_tokens", r"(.*\.)?encoder\.positional_embedding")),
     ("QLIP", (r"(.*\.)?vision_decoder\..*", r"(.*\.)?quant_embed\..*|.*visual_projection.*")),
     ("UniTok", (r"(.*\.)?quant_proj\..*", r"(.*\.)?encoder\.patch_embed\.backbone\..*")),
@@ -18,12 +18,18 @@ DOORS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("VTP", (r"(.*\.)?trunk\.feature_bottleneck\..*|.*feature_bottleneck.*", r"(.*\.)?pixel_decoder\..*")),
     ("BSQ-ViT", (r"(.*\.)?encoder\.transformer\.resblocks\..*", r"(.*\.)?quant_embed\..*|.*quantize.*")),
     ("VILA-U", (r"(.*\.)?rqvaesiglip\..*",)),
+    # Images go through two Haar wavelets first, which leave no parameter: 3 channels become 48.
+    (
+        "Cosmos tokenizer",
+        (r"(.*\.)?encoder\.conv_in\.weight \[\d+, 48, 3, 3\]", r"(.*\.)?encoder\.down\.0\.block\.0\.norm1\.weight"),
+    ),
+    ("Cosmos tokenizer of videos", (r"(.*\.)?encoder\.conv_in\.0\.conv3d\.weight",)),
 )
 
 
-def door_of(keys: Iterable[str]) -> str | None:
-    """The tokenizer whose keys these are, if it is a known one."""
-    keys = list(keys)
+def name_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """The tokenizer whose keys these are, if it is one of these."""
+    texts = [text for key, value in tensors.items() for text in (key, f"{key} {list(value.shape)}")]
     return next(
-        (name for name, patterns in DOORS if all(any(re.fullmatch(p, key) for key in keys) for p in patterns)), None
+        (name for name, patterns in UNSUPPORTED if all(any(re.fullmatch(p, t) for t in texts) for p in patterns)), None
     )

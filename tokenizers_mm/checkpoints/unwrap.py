@@ -8,14 +8,12 @@ under names without dots (`model_ema.encoderconv_inweight`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-# The first layer of every encoder that has a reader here; what stands before it is a prefix.
-_FIRST_LAYER = re.compile(r"((?:.*?\.)?)encoder\.(?:conv_in|conv1|project_in)\.")
 _SHADOW = "model_ema."
 _DEEPEST = 4
 
@@ -43,11 +41,15 @@ class Candidate:
         return ".".join([*self.wrapper, self.prefix.rstrip(".")]).strip(".") or "top level"
 
 
-def candidates(tree: Mapping[str, Any]) -> list[Candidate]:
-    """Every set of weights in the file that has an encoder's first layer, moving averages as sets of their own."""
+def candidates(tree: Mapping[str, Any], first: Collection[str]) -> list[Candidate]:
+    """Every set of weights in the file that has an encoder's first layer, moving averages as sets of their own.
+
+    first  names that the first layer may have; what stands before them is a prefix
+    """
     found = []
+    layer = re.compile(rf"((?:.*?\.)?)(?:{'|'.join(map(re.escape, sorted(first)))})\.")
     for wrapper, state in _dictionaries(tree, ()):
-        for prefix in _prefixes(state):
+        for prefix in dict.fromkeys(match[1] for match in map(layer.match, state) if match):
             inside = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
             beside = tuple(key for key in state if not key.startswith(prefix))
             ema = any("ema" in name.lower().split("_") for name in wrapper)
@@ -72,11 +74,6 @@ def _dictionaries(
         for key, value in tree.items():
             if isinstance(value, Mapping):
                 yield from _dictionaries(value, (*wrapper, str(key)))
-
-
-def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    matches = (_FIRST_LAYER.match(key) for key in state)
-    return list(dict.fromkeys(match[1] for match in matches if match))
 
 
 def _with_shadow(plain: Candidate) -> list[Candidate]:

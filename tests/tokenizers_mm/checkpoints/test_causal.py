@@ -6,9 +6,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, AutoencoderKLQwenImage21, AutoencoderKLWan
 
-from tokenizers_mm.checkpoints import causal
+from tokenizers_mm.checkpoints.diffusers import from_diffusers, read
+from tokenizers_mm.checkpoints.families import Contents
+from tokenizers_mm.checkpoints.families.causal import PUBLISHED, READER
+from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.config import parse
-from tokenizers_mm.models.autoencoder import AutoencoderConfig, build_autoencoder
+from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.nets.causal import CausalConfig
 from tokenizers_mm.weights.errors import CheckpointError
 
@@ -49,8 +52,19 @@ def model(name):
     return kind(**arguments).requires_grad_(False)
 
 
-def shapes_of(state):
-    return {key: tuple(value.shape) for key, value in state.items()}
+def given(state, config=None, where="file"):
+    """What the reader makes of a file; tensors of the meta device will do."""
+    keys = list(state)
+    return Contents(keys=keys, state=READER.naming_of(keys).table(keys).read(state), about=config or {}, where=where)
+
+
+def options(state, config=None, where="file"):
+    return READER.options(given(state, config, where))
+
+
+def built(state):
+    parsed = recognise(state, "vae")
+    return assemble(parsed.options, parsed.state, parsed.where)
 
 
 def original_name(key, blocks):
@@ -99,17 +113,16 @@ def test_the_map_back_gives_every_name_of_the_original(digest, arguments):
     state = original_state(theirs)
     lines = sorted(f"{key} {list(value.shape)}" for key, value in state.items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == digest
-    assert causal.options(None, shapes_of(state)) == causal.options(dict(theirs.config), shapes_of(theirs.state_dict()))
+    assert options(state) == options(theirs.state_dict(), dict(theirs.config))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_options_are_the_same_from_shapes_config_and_either_naming(name):
     theirs = model(name)
-    options = causal.options(dict(theirs.config), shapes_of(theirs.state_dict()))
-    assert options == causal.options(None, shapes_of(theirs.state_dict()))
-    assert options == causal.options(None, shapes_of(original_state(theirs)))
+    found = options(theirs.state_dict(), dict(theirs.config))
+    assert found == options(theirs.state_dict()) == options(original_state(theirs))
     config = theirs.config
-    net = parse(CausalConfig, options["net"], "net")
+    net = parse(CausalConfig, found["net"], "net")
     assert (net.channels, net.multipliers, net.blocks) == (
         config.base_dim,
         tuple(config.dim_mult),
@@ -122,30 +135,32 @@ def test_options_are_the_same_from_shapes_config_and_either_naming(name):
     shortcuts = name in ("wan_2_2", "qwen_image_2")
     assert net.shortcuts == shortcuts
     assert net.temporal_levels == (tuple(i for i, t in enumerate(config.temperal_downsample) if t) if shortcuts else ())
-    assert options["bottleneck"] == {"kind": "gaussian", "dim": config.z_dim}
-    assert (options["z_channels"], options["quant_conv"]) == (config.z_dim, 1)
+    assert found["bottleneck"] == {"kind": "gaussian", "dim": config.z_dim}
+    assert (found["z_channels"], found["quant_conv"]) == (config.z_dim, 1)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_both_namings_give_the_same_views(name):
     theirs = model(name)
     state = theirs.state_dict()
-    ours, ignored = causal.to_ours(state)
-    again, ignored_again = causal.to_ours(original_state(theirs))
+    ours, again = given(state).state, given(original_state(theirs)).state
     assert {key: value.data_ptr() for key, value in ours.items()} == {k: v.data_ptr() for k, v in again.items()}
-    assert set(ignored) == {key for key in state if "time_conv" in key}
-    assert len(ignored) == len(ignored_again)
-    assert len(ours) + len(ignored) == len(state)
+    assert len(ours) == len(state)
+    over_time = {key for key in ours if "time_conv" in key}
+    assert len(over_time) == len({key for key in state if "time_conv" in key})
+    parsed = recognise(state, "file")
+    assert parsed.state.keys() == ours.keys() - over_time
+    assert parsed.ignored == ((f"*.time_conv.* ({len(over_time)})",) if over_time else ())
 
     owners = {value.untyped_storage().data_ptr() for value in state.values()}
     assert all(value.untyped_storage().data_ptr() in owners for value in ours.values()), "a copy was made"
-    assert all(value.ndim in (1, 3, 4) for value in ours.values())
+    assert all(value.ndim in (1, 3, 4) for key, value in ours.items() if key not in over_time)
 
 
 def test_the_last_temporal_tap_is_taken():
     state = model("wan_2_1").state_dict()
     weight = state["encoder.down_blocks.0.conv1.weight"]
-    ours = causal.to_ours(state)[0]["encoder.down.0.block.0.conv1.weight"]
+    ours = given(state).state["encoder.down.0.block.0.conv1.weight"]
     assert torch.equal(ours, weight[:, :, 2])
     assert not torch.equal(ours, weight[:, :, 1])
 
@@ -153,15 +168,10 @@ def test_the_last_temporal_tap_is_taken():
 @pytest.mark.parametrize("name", ["qwen_image", "wan_2_2"])
 def test_latents_and_images_are_those_of_a_diffusion_pipeline(name):
     theirs = model(name)
-    state, config = theirs.state_dict(), dict(theirs.config)
     if name == "wan_2_2":
-        config["latents_mean"], config["latents_std"] = [0.1, -0.2, 0.3, 0.0, 1.0], [0.5, 1.5, 1.0, 2.0, 3.0]
-    options = causal.options(config, shapes_of(state))
-    ours = build_autoencoder(parse(AutoencoderConfig, {"image_size": [32, 64], **options}, "options")).eval()
-    missing, unexpected = ours.load_state_dict(causal.to_ours(state)[0], strict=False, assign=True)
-    assert (set(missing), unexpected) == ({"latent_mean_D", "latent_std_D"}, [])
-    mean, std = (torch.tensor(values) for values in causal.statistics(config, options["z_channels"]))
-    ours.set_statistics(mean, std)
+        theirs.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0, 1.0], latents_std=[0.5, 1.5, 1.0, 2.0, 3.0])
+    ours = from_diffusers(theirs)
+    mean, std = (torch.tensor(values) for values in (theirs.config.latents_mean, theirs.config.latents_std))
 
     image = torch.rand(2, 3, 32, 64) * 2 - 1
     tokens = ours.encode(image)
@@ -171,85 +181,94 @@ def test_latents_and_images_are_those_of_a_diffusion_pipeline(name):
     torch.testing.assert_close(ours.decode(tokens).clamp(-1, 1), pixels, rtol=2e-5, atol=2e-5)
 
 
+def statistics(config, z_channels=16):
+    state = {"decoder.conv_in.weight": torch.empty(1, z_channels, 3, 3)}
+    return READER.statistics(Contents(keys=[], state=state, about=config, where="vae"))
+
+
 def test_statistics():
     for kind in (AutoencoderKLQwenImage, AutoencoderKLWan):
         with torch.device("meta"):
             config = dict(kind().config)
-        assert causal.statistics(config) == causal.statistics(None) == causal.PUBLISHED_STATISTICS[16]
+        assert statistics(config) == statistics({}) == PUBLISHED[16]
     with torch.device("meta"):
         config = dict(AutoencoderKLQwenImage21().config)
-    mean, std = causal.statistics(config, 64)
-    assert (mean, std) == (list(config["latents_mean"]), list(config["latents_std"]))
-    assert causal.statistics(None, 64) is None
-    mean, std = causal.statistics({}, 48)
+    assert statistics(config, 64) == (list(config["latents_mean"]), list(config["latents_std"]))
+    assert statistics({}, 64) is None
+    mean, std = statistics({}, 48)
     assert (len(mean), len(std), min(std) > 0) == (48, 48, True)
     assert (mean[0], mean[-1], std[0], std[-1]) == (-0.2289, -0.0667, 0.4765, 0.7744)
-    assert causal.statistics({"latents_mean": [1], "latents_std": [2]}, 1) == ([1.0], [2.0])
+    assert statistics({"latents_mean": [1], "latents_std": [2]}, 1) == ([1.0], [2.0])
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"latents_mean": [0.0] * 15, "latents_std": [1.0] * 16}, "vae: latents_mean has 15 and latents_std 16"),
-        ({"latents_mean": [0.0] * 16}, "latents_mean has 16 and latents_std 0 values: expected 16 each"),
-        ({"latents_mean": [0.0] * 16, "latents_std": [1.0] * 15 + [0.0]}, "deviations above 0"),
+        ({"latents_mean": [0.0] * 15, "latents_std": [1.0] * 16}, "vae: latents_mean = .*: expected 16 finite numbers"),
+        ({"latents_mean": [0.0] * 16}, "vae: latents_std = None: expected 16 finite numbers"),
+        ({"latents_mean": [0.0] * 16, "latents_std": [1.0] * 15 + [0.0]}, "latents_std = .*: expected numbers above 0"),
     ],
 )
 def test_statistics_that_do_not_fit_are_refused(config, message):
     with pytest.raises(CheckpointError, match=message):
-        causal.statistics(config, where="vae")
+        statistics(config)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("wan_2_1", {"base_dim": 16}, r"vae: config.json has base_dim = 16, the tensors have 8"),
-        ("wan_2_1", {"decoder_base_dim": 16}, "decoder_base_dim = 16, the tensors have 12"),
-        ("wan_2_1", {"z_dim": 16}, "z_dim = 16, the tensors have 5"),
-        ("wan_2_1", {"dim_mult": [1, 2, 4]}, r"dim_mult = \[1, 2, 4\], the tensors have \[1, 2, 4, 4\]"),
-        ("wan_2_1", {"num_res_blocks": 1}, "num_res_blocks = 1, the tensors have 2"),
-        ("wan_2_1", {"is_residual": True}, "is_residual = True, the tensors have False"),
+        ("wan_2_1", {"base_dim": 16}, r"vae: config.json has base_dim = 16, expected 8"),
+        ("wan_2_1", {"decoder_base_dim": 16}, "decoder_base_dim = 16, expected 12"),
+        ("wan_2_1", {"z_dim": 16}, "z_dim = 16, expected 5"),
+        ("wan_2_1", {"dim_mult": [1, 2, 4]}, r"dim_mult = \[1, 2, 4\], expected \[1, 2, 4, 4\]"),
+        ("wan_2_1", {"num_res_blocks": 1}, "num_res_blocks = 1, expected 2"),
+        ("wan_2_1", {"is_residual": True}, "is_residual = True, expected False"),
         ("wan_2_1", {"temperal_downsample": [True, True, True]}, r"temperal_downsample = \[True, True, True\]"),
-        ("wan_2_1", {"attn_scales": [0.25]}, r"attn_scales = \[0.25\], the tensors have \[\]"),
+        ("wan_2_1", {"attn_scales": [0.25]}, r"attn_scales = \[0.25\], expected \[\]"),
         ("wan_2_1", {"patch_size": [1, 2, 2]}, r"patch_size = \[1, 2, 2\]: not of this net"),
         ("wan_2_1", {"patch_size": 2}, "patch_size = 2: not of this net"),
-        ("opacity", {"input_channels": 3}, "input_channels = 3, the tensors have 4"),
-        ("wan_2_2", {"is_residual": False}, "is_residual = False, the tensors have True"),
+        ("opacity", {"input_channels": 3}, "input_channels = 3, expected 4"),
+        ("wan_2_2", {"is_residual": False}, "is_residual = False, expected True"),
     ],
 )
 def test_a_config_of_another_net_is_refused(name, changes, message):
     theirs = model(name)
     with pytest.raises(CheckpointError, match=message) as caught:
-        causal.options(dict(theirs.config) | changes, shapes_of(theirs.state_dict()), where="vae")
+        read(dict(theirs.config) | changes | {"_class_name": ALL[name][0].__name__}, theirs.state_dict(), "vae")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder.conv_in.weight": None}, "vae: no encoder.conv_in.weight"),
-        ({"decoder.mid_block.resnets.1.conv2.bias": None}, r"decoder.mid.block_2.conv2.bias .* none \(missing\)"),
-        ({"decoder.up_blocks.2.resnets.2.conv2.weight": None}, "decoder.up.1.block.2.conv2.weight"),
-        ({"post_quant_conv.bias": (6,)}, r"post_quant_conv.bias .* shape \(6,\), expected \(5,\)"),
-        ({"encoder.norm_out.gamma": (31, 1, 1, 1)}, r"encoder.norm_out.weight .* \(31, 1, 1\), expected \(32, 1, 1\)"),
-        ({"encoder.extra.weight": (3,)}, r"encoder.extra.weight .* expected no such tensor"),
-        ({"encoder.down_blocks.0.conv1.weight": (9, 8, 3, 3, 3)}, "encoder.down.0.block.0.conv1.weight"),
-        ({"encoder.down_blocks.0.conv1.weight": (4, 8, 3, 3, 3)}, r"make no Wan-like autoencoder: multipliers=\(0,"),
+        ({"encoder.down_blocks.0.conv1.weight": None}, "vae: no encoder.down.0.block.0.conv1.weight"),
+        ({"decoder.mid_block.resnets.1.conv2.bias": None}, "missing keys: decoder.mid.block_2.conv2.bias"),
+        ({"decoder.up_blocks.2.resnets.2.conv2.weight": None}, "missing keys: decoder.up.1.block.2.conv2.weight"),
+        ({"post_quant_conv.bias": (6,)}, r"post_quant_conv.bias \(6,\) \(expected \(5,\)\)"),
+        ({"encoder.norm_out.gamma": (31, 1, 1, 1)}, r"encoder.norm_out.weight \(31, 1, 1\) \(expected \(32, 1, 1\)\)"),
+        ({"encoder.extra.weight": (3,)}, "unexpected keys: encoder.extra.weight"),
+        (
+            {"encoder.down_blocks.0.conv1.weight": (9, 8, 3, 3, 3)},
+            r"encoder.down.0.block.0.conv1.weight \(9, 8, 3, 3\)",
+        ),
+        ({"encoder.down_blocks.0.conv1.weight": (4, 8, 3, 3, 3)}, r"multipliers=\(0,"),
     ],
 )
 def test_shapes_of_no_such_net_are_refused(changes, message):
-    shapes = shapes_of(model("wan_2_1").state_dict()) | changes
+    state = model("wan_2_1").state_dict()
+    state |= {key: torch.zeros(shape) for key, shape in changes.items() if shape is not None}
     with pytest.raises(CheckpointError, match=message) as caught:
-        causal.options(None, {key: shape for key, shape in shapes.items() if shape is not None}, where="vae")
+        built({key: value for key, value in state.items() if changes.get(key, ()) is not None})
+    assert str(caught.value).startswith("vae")
     assert "\n" not in str(caught.value)
 
 
 def test_only_these_autoencoders_are_recognised():
     for name in ALL:
-        assert causal.is_causal(model(name).state_dict())
-        assert causal.is_causal(original_state(model(name)))
+        assert READER.naming_of(model(name).state_dict()).name == "diffusers"
+        assert READER.naming_of(original_state(model(name))).name == "original"
     others = ["AutoencoderKL", "AutoencoderDC", "AutoencoderKLHunyuanVideo15", "AutoencoderKLHunyuanImageRefiner"]
     for other in [*others, "AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLMagvit", "VQModel"]:
         with torch.device("meta"):
             keys = list(getattr(diffusers, other)().state_dict())
-        assert not causal.is_causal(keys), other
+        assert READER.naming_of(keys) is None, other

@@ -9,9 +9,12 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor
 
-from tokenizers_mm.checkpoints import dc
+from tokenizers_mm.checkpoints.diffusers import from_diffusers, read
+from tokenizers_mm.checkpoints.families import Contents, Names
+from tokenizers_mm.checkpoints.families.dc_ae import READER
+from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.config import parse
-from tokenizers_mm.models.autoencoder import AutoencoderConfig, build_autoencoder
+from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.nets.dc import DCConfig, DCDecoder, DCEncoder
 from tokenizers_mm.weights.errors import CheckpointError
 
@@ -99,6 +102,27 @@ def shapes_of(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
+def given(state: dict[str, Tensor], config: dict[str, Any] | None = None) -> Contents:
+    """What the reader makes of a file."""
+    naming = READER.naming_of(state)
+    assert naming is not None
+    return Contents(keys=list(state), state=naming.table(state).read(state), about=config or {}, where="file")
+
+
+def authors(keys: Any) -> Names:
+    (naming,) = (naming for naming in READER.namings if naming.name == "authors")
+    return naming.table(keys)
+
+
+def naming_of(keys: Any) -> str | None:
+    naming = READER.naming_of(keys)
+    return naming and naming.name
+
+
+def options(state: dict[str, Tensor], config: dict[str, Any] | None = None) -> dict[str, Any]:
+    return READER.options(given(state, config))
+
+
 def on_meta(config: dict[str, Any]) -> AutoencoderDC:
     with torch.device("meta"):
         return AutoencoderDC(**config)
@@ -107,7 +131,7 @@ def on_meta(config: dict[str, Any]) -> AutoencoderDC:
 @pytest.mark.parametrize("name", ["sana", "f32c32", "f64c128", "f128c512", "lite", "1.1"])
 def test_parameters_at_full_width_equal_diffusers(name: str) -> None:
     theirs = on_meta(LAYOUTS[name])
-    found = dc.options(LAYOUTS[name], shapes_of(theirs.state_dict()))
+    found = options(theirs.state_dict(), LAYOUTS[name])
     config, z = parse(DCConfig, found["net"], "net"), found["z_channels"]
     with torch.device("meta"):
         ours = torch.nn.ModuleDict({"encoder": DCEncoder(config, z), "decoder": DCDecoder(config, z)})
@@ -119,8 +143,8 @@ def test_parameters_at_full_width_equal_diffusers(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_shapes_alone_tell_the_published_layouts(name: str) -> None:
     for config in (LAYOUTS[name], reduced(LAYOUTS[name], factor=4, layers=3)):
-        shapes = shapes_of(on_meta(config).state_dict())
-        assert dc.options(None, shapes) == dc.options(config, shapes)
+        state = on_meta(config).state_dict()
+        assert options(state) == options(state, config)
 
 
 def test_shapes_tell_kernels_heads_and_an_empty_last_level() -> None:
@@ -131,7 +155,7 @@ def test_shapes_tell_kernels_heads_and_an_empty_last_level() -> None:
         "in_channels": 1,
         "downsample_block_type": "Conv",
     }
-    found = dc.options(None, shapes_of(on_meta(config).state_dict()))["net"]
+    found = options(on_meta(config).state_dict())["net"]
     assert found["scales"][:3] == [[], [3, 7], []]
     assert found["head_width"] == 8
     assert (found["image_channels"], found["downsample"], found["upsample"]) == (1, "conv", "shuffle")
@@ -143,18 +167,16 @@ def test_config_json_round_trip(tmp_path: Any) -> None:
     theirs = AutoencoderDC(**reduced(LAYOUTS["lite"]))
     theirs.save_pretrained(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())
-    shapes = shapes_of(theirs.state_dict())
-    found = dc.options(written, shapes)
-    assert found == json.loads(json.dumps(found)) == dc.options(reduced(LAYOUTS["lite"]), shapes)
-    assert dc.statistics(written) == (0.0, 1 / 0.41407)
+    state = theirs.state_dict()
+    assert options(state, written) == options(state, reduced(LAYOUTS["lite"]))
+    assert READER.statistics(given(state, written)) == (0.0, 1 / 0.41407)
 
 
 def test_what_a_config_does_not_say_is_diffusers_default() -> None:
-    shapes = shapes_of(on_meta({}).state_dict())
-    assert (
-        dc.options({"_class_name": "AutoencoderDC"}, shapes)["net"]
-        == dc.options(dict(on_meta({}).config), shapes)["net"]
-    )
+    theirs = on_meta({})
+    state = theirs.state_dict()
+    said, whole = ({"_class_name": "AutoencoderDC"}, dict(theirs.config))
+    assert parse(DCConfig, options(state, said)["net"], "net") == parse(DCConfig, options(state, whole)["net"], "net")
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -162,14 +184,7 @@ def test_what_a_config_does_not_say_is_diffusers_default() -> None:
 def test_end_to_end_equals_diffusers(name: str) -> None:
     config = reduced(LAYOUTS[name])
     theirs = model(config)
-    mean, std = dc.statistics(config) or (0.0, 1.0)
-    f = theirs.spatial_compression_ratio
-    found = dc.options(config, shapes_of(theirs.state_dict()))
-    ours = build_autoencoder(parse(AutoencoderConfig, {"image_size": [f, 2 * f], **found}, "options")).eval()
-    missing, unexpected = ours.load_state_dict(theirs.state_dict(), strict=False)
-    assert not unexpected
-    assert not [key for key in missing if key.startswith(("encoder.", "decoder."))]
-    ours.set_statistics(mean, std)
+    ours, f = from_diffusers(theirs), theirs.spatial_compression_ratio
     image_BCHW = torch.rand(2, 3, f, 2 * f, generator=torch.Generator().manual_seed(1)) * 2 - 1
     latent_BCHW = theirs.encode(image_BCHW).latent
     tokens = ours.encode(image_BCHW)
@@ -220,8 +235,8 @@ NAMES = {
 @pytest.mark.parametrize(("original", "ours"), NAMES.items())
 def test_names_of_the_authors_own_class(original: str, ours: str) -> None:
     layer = "encoder.stages.0.op_list.0.main.conv1.conv.weight"  # level 0 of this encoder has layers, the decoder's not
-    renamed = dc.from_original({original: torch.empty(8, 4, 1, 1), layer: torch.empty(0)})
-    assert renamed.keys() == {ours, "encoder.down_blocks.0.0.conv1.weight"}
+    state = {original: torch.empty(8, 4, 1, 1), layer: torch.empty(0)}
+    assert given(state).state.keys() == {ours, "encoder.down_blocks.0.0.conv1.weight"}
 
 
 def to_original(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
@@ -270,11 +285,9 @@ def test_the_authors_layout_is_the_same_weights_without_a_copy(name: str) -> Non
     config = reduced(LAYOUTS[name])
     state = model(config).state_dict()
     original = to_original(state, config)
-    assert dc.is_original(original)
-    assert not dc.is_diffusers(original)
-    ours = dc.from_original(original)
-    assert dc.is_diffusers(ours)
-    assert not dc.is_original(ours)
+    assert naming_of(state) == "diffusers"
+    assert naming_of(original) == "authors"
+    ours = given(original).state
     assert ours.keys() == state.keys()
     assert all(torch.equal(ours[key], state[key]) for key in state)
     stored = {tensor.untyped_storage().data_ptr() for tensor in original.values()}
@@ -287,17 +300,27 @@ def test_the_authors_names_say_whether_the_latent_has_shortcuts(shortcuts: bool)
     base = reduced(LAYOUTS["1.1" if shortcuts else "f32c32"])
     config = base | {"encoder_out_shortcut": shortcuts, "decoder_in_shortcut": shortcuts}
     state = model(config).state_dict()
-    found = dc.options({"model_name": "dc-ae"}, shapes_of(to_original(state, config)))
-    assert found == dc.options(config, shapes_of(state))
-    assert found != dc.options(None, shapes_of(state))
+    found = parse(DCConfig, options(to_original(state, config), {"model_name": "dc-ae"})["net"], "net")
+    assert found == parse(DCConfig, options(state, config)["net"], "net")
+    assert found != parse(DCConfig, options(state)["net"], "net")
 
 
-def test_other_names_are_left_alone_and_unknown_ones_refused() -> None:
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_authors_names_there_and_back(name: str) -> None:
+    config = reduced(LAYOUTS[name])
+    original = to_original(model(config).state_dict(), config)
+    names = authors(original)
+    back = names.write(names.read(original))
+    read_again = authors(back).read(back)
+    for key, tensor in names.read(original).items():
+        assert torch.equal(read_again[key], tensor)
+
+
+def test_other_names_are_left_alone() -> None:
+    """Whatever is no part of the net is refused by its own name, or dropped."""
     tensor = torch.zeros(1)
-    assert dc.from_original({"loss.logvar": tensor})["loss.logvar"] is tensor
-    for key in ("encoder.stages.0.op_list.0.main.conv3.conv.weight", "decoder.project_middle.conv.weight"):
-        with pytest.raises(CheckpointError, match=re.escape(key)):
-            dc.from_original({key: tensor})
+    for key in ("loss.logvar", "encoder.stages.0.op_list.0.main.conv3.conv.weight", "decoder.middle.conv.weight"):
+        assert authors([key]).read({key: tensor}) == {key: tensor}
 
 
 def test_other_layouts_are_neither() -> None:
@@ -307,63 +330,81 @@ def test_other_layouts_are_neither() -> None:
         "encoder.down.0.block.0.conv1.weight",
         "backbone.stages.0.op_list.0.main.conv1.conv.weight",
     ):
-        assert not dc.is_diffusers([key])
-        assert not dc.is_original([key])
+        assert naming_of([key]) is None
 
 
 SMALL = reduced(LAYOUTS["sana"])
+
+
+def built(state: dict[str, Tensor], config: dict[str, Any] | None) -> Any:
+    """The tokenizer of a bare file, or of a folder with a config.json."""
+    if config is None:
+        parsed = recognise(state, "some/folder")
+    else:
+        parsed = read({"_class_name": "AutoencoderDC", **SMALL, **config}, state, "some/folder")
+    return assemble(parsed.options, parsed.state, parsed.where)
+
+
 BLOCK = "decoder.up_blocks.1.1.norm.weight"
 
 
 @pytest.mark.parametrize(
     ("config", "changed", "message"),
     [
-        ({"decoder_norm_types": "batch_norm"}, {}, "decoder.up_blocks.0.1.norm.running_mean: nothing in the file"),
-        ({"encoder_layers_per_block": [1, 2, 2, 2, 2, 2]}, {}, "encoder.down_blocks.0.1.conv.weight: nothing"),
-        (
-            {"latent_channels": 8},
-            {},
-            "encoder.conv_out.weight: [4, 128, 3, 3] in the file, but config.json asks for [8",
-        ),
+        ({"decoder_norm_types": "batch_norm"}, {}, "missing keys: decoder.up_blocks.0.1.norm.running_mean"),
+        ({"encoder_layers_per_block": [1, 2, 2, 2, 2, 2]}, {}, "missing keys: encoder.down_blocks.0.1.conv.bias"),
+        ({"latent_channels": 8}, {}, "encoder.conv_out.weight (4, 128, 3, 3) (expected (8, 128, 3, 3))"),
         ({"latent_channels": 5}, {}, "5 latent channels do not divide"),
-        ({"latent_channels": "32"}, {}, "latent_channels = '32': expected a positive integer"),
+        ({"latent_channels": "32"}, {}, "latent_channels = '32', expected 32"),
         ({"encoder_block_types": "ConvBlock"}, {}, "encoder_block_types = 'ConvBlock': expected one of ResBlock"),
         ({"decoder_norm_types": "layer_norm"}, {}, "decoder_norm_types = 'layer_norm'"),
-        ({"encoder_block_out_channels": 128}, {}, "config.json.widths = 128"),
+        ({"downsample_block_type": "pool"}, {}, "downsample_block_type = 'pool': expected one of pixel_unshuffle"),
+        ({"encoder_block_out_channels": 128}, {}, "config.net.widths = 128"),
         ({"decoder_layers_per_block": [1, 1]}, {}, "decoder_layers=(1, 1): expected one entry per level"),
-        ({"_class_name": "AutoencoderKL"}, {}, "_class_name = 'AutoencoderKL': expected AutoencoderDC"),
-        (None, {BLOCK: (15,)}, f"{BLOCK}: [15] in the file, but the weights beside it ask for [32]"),
-        (None, {"encoder.extra.weight": (1,)}, "encoder.extra.weight: [1] in the file"),
-        (None, {"encoder.conv_out.weight": None}, "encoder.conv_out.weight: not in the file"),
-        (None, {"encoder.conv_in.weight": None}, "encoder.conv_in.weight: not in the file"),
-        (None, {"decoder.up_blocks": None}, "decoder.up_blocks.*: not in the file"),
+        ({"new_option": 1}, {}, "new_option = 1: no option of AutoencoderDC that is known here"),
+        (None, {BLOCK: (15,)}, f"{BLOCK} (15,) (expected (32,))"),
+        (None, {"encoder.extra.weight": (1,)}, "unexpected keys: encoder.extra.weight"),
+        (None, {"encoder.conv_out.weight": None}, "no encoder.conv_out.weight"),
+        (None, {"decoder.conv_in.weight": None}, "no decoder.conv_in.weight"),
+        (None, {"decoder.up_blocks": None}, "no decoder.up_blocks.*"),
     ],
 )
 def test_contradictions_are_named(config: dict | None, changed: dict, message: str) -> None:
-    shapes = shapes_of(on_meta(SMALL).state_dict())
+    state = dict(AutoencoderDC(**SMALL).state_dict())
     for key, shape in changed.items():
-        shapes = {name: old for name, old in shapes.items() if not name.startswith(key)}
-        shapes |= {key: shape} if shape else {}
+        state = {name: old for name, old in state.items() if not name.startswith(key)}
+        state |= {key: torch.zeros(shape)} if shape else {}
     with pytest.raises(CheckpointError) as caught:
-        dc.options(None if config is None else SMALL | config, shapes, where="some/folder")
+        built(state, config)
     assert message in str(caught.value)
-    assert str(caught.value).startswith("some/folder: ")
+    assert str(caught.value).startswith("some/folder")
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_of_another_class_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"^file: _class_name = 'AutoencoderKL': expected AutoencoderDC"):
+        options(on_meta(SMALL).state_dict(), {"_class_name": "AutoencoderKL"})
 
 
 def test_step_counters_of_batch_norm_may_be_absent() -> None:
     config = reduced(LAYOUTS["f32c32"])
-    shapes = shapes_of(on_meta(config).state_dict())
-    fewer = {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
-    assert len(fewer) < len(shapes)
-    assert dc.options(None, fewer) == dc.options(config, shapes)
+    state = model(config).state_dict()
+    fewer = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    assert len(fewer) < len(state)
+    assert options(fewer) == options(state)
+    parsed = recognise(fewer, "file")
+    counted = {key for key in assemble(parsed.options, parsed.state, "file").state_dict() if "num_batches" in key}
+    assert counted == state.keys() - fewer.keys()
 
 
 def test_statistics() -> None:
-    assert dc.statistics({"scaling_factor": 0.25}) == (0.0, 4.0)
-    assert dc.statistics({"model_name": "mit-han-lab/dc-ae-f128c512-mix-1.0"}) == (0.0, 1 / 0.3620)
-    assert dc.statistics({"model_name": "dc-ae-f32c128-1.5"}) is None
-    assert dc.statistics(None) is None
+    def statistics(config: dict[str, Any]) -> Any:
+        return READER.statistics(Contents(keys=[], state={}, about=config, where="vae"))
+
+    assert statistics({"scaling_factor": 0.25}) == (0.0, 4.0)
+    assert statistics({"model_name": "mit-han-lab/dc-ae-f128c512-mix-1.0"}) == (0.0, 1 / 0.3620)
+    assert statistics({"model_name": "dc-ae-f32c128-1.5"}) is None
+    assert statistics({}) is None
     for wrong in (0, -1, "big", True, float("nan")):
         with pytest.raises(CheckpointError, match="scaling_factor"):
-            dc.statistics({"scaling_factor": wrong})
+            statistics({"scaling_factor": wrong})

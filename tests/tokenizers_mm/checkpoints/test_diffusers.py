@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder, fingerprint, load, save
-from tokenizers_mm.checkpoints import CheckpointError, diffusers_names
-from tokenizers_mm.checkpoints.diffusers import config_to_options, from_diffusers, read, statistics, to_diffusers
+from tokenizers_mm.checkpoints import CheckpointError
+from tokenizers_mm.checkpoints.diffusers import from_diffusers, read, to_diffusers
+from tokenizers_mm.checkpoints.families import factors
+from tokenizers_mm.checkpoints.families.conv import DIFFUSERS, diffusers_names
 from tokenizers_mm.nets import ConvConfig, DCConfig
 
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -207,9 +209,10 @@ def test_precision_stays(name):
 def test_the_image_size_is_the_stated_one_where_it_fits():
     assert from_diffusers(live("one convolution")).spec.image_size == (64, 32)
     assert from_diffusers(live("sd")).spec.image_size == (32, 32)
-    config = live("sd").config | {"_class_name": "AutoencoderKL", "sample_size": 30}
-    assert config_to_options(config)["image_size"] == [256, 256]
-    assert config_to_options({"_class_name": "AutoencoderKL"})["image_size"] == [256, 256]
+    vae = live("sd")
+    for size in (30, None, [64], "64"):
+        config = dict(vae.config) | {"_class_name": "AutoencoderKL", "sample_size": size}
+        assert read(config, vae.state_dict(), "vae").options["image_size"] == [256, 256]
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -254,13 +257,13 @@ def test_factors_are_written_as_they_were_published(name, tmp_path):
 @pytest.mark.parametrize("name", [name for name in WRITABLE if name != "dc"])
 def test_names_there_and_back(name):
     state = {key: value for key, value in live(name).state_dict().items() if not key.startswith("bn.")}
-    ours = diffusers_names.to_ours(state)
-    back = diffusers_names.to_diffusers(ours)
+    names = diffusers_names()
+    back = names.write(names.read(state))
     assert {k: (v.shape, v.data_ptr()) for k, v in back.items()} == {
         k: (v.shape, v.data_ptr()) for k, v in state.items()
     }
-    assert diffusers_names.is_diffusers(state)
-    assert not diffusers_names.is_diffusers(ours)
+    assert DIFFUSERS.missing(state) == []
+    assert DIFFUSERS.missing(names.read(state)) != []
 
 
 def test_old_names_of_attention():
@@ -270,79 +273,95 @@ def test_old_names_of_attention():
         for key, v in state.items()
     }
     assert len(set(old) - set(state)) == 16
-    ours, reference = diffusers_names.to_ours(old), diffusers_names.to_ours(state)
+    ours, reference = (diffusers_names().read(one) for one in (old, state))
     assert {k: v.data_ptr() for k, v in ours.items()} == {k: v.data_ptr() for k, v in reference.items()}
 
 
-KL, VQ = {"_class_name": "AutoencoderKL"}, {"_class_name": "VQModel"}
 BAD = [
-    ({"_class_name": "AutoencoderTiny"}, r"_class_name = AutoencoderTiny: expected AutoencoderKL, VQModel"),
-    ({}, r"_class_name = None"),
-    (VQ | {"norm_type": "spatial"}, r"norm_type = 'spatial': expected group"),
-    (KL | {"down_block_types": ["DownBlock2D"]}, r"down_block_types = \['DownBlock2D'\]: expected 1 of DownEncoder"),
-    (KL | {"up_block_types": ["UpDecoderBlock2D"] * 2}, r"up_block_types = .*: expected 1 of UpDecoderBlock2D"),
-    (KL | {"act_fn": "relu"}, r"act_fn = 'relu': expected silu"),
-    (KL | {"out_channels": 4}, r"out_channels = 4: expected 3, as in_channels"),
-    (KL | {"block_out_channels": 64}, r"block_out_channels = 64: expected whole numbers"),
-    (KL | {"norm_num_groups": None}, r"norm_num_groups = None: expected a whole number"),
-    (KL | {"layers_per_block": 0}, r"layers_per_block = 0: expected a whole number above 0"),
-    (KL | {"latent_channels": "4"}, r"latent_channels = '4': expected a whole number"),
-    (KL | {"new_option": 3}, r"new_option = 3: no option of AutoencoderKL that is known here"),
-    ({"_class_name": "AutoencoderKLFlux2", "patch_size": [2, 1]}, r"patch_size = \[2, 1\]: expected the same number"),
-    (
-        {"_class_name": "AutoencoderKLFlux2", "decoder_block_out_channels": [64, 128]},
-        r"decoder_block_out_channels = \[64, 128\]: expected 4 numbers",
-    ),
+    ("sd", {"_class_name": "AutoencoderTiny"}, r"_class_name = AutoencoderTiny: expected one of AutoencoderKL"),
+    ("sd", {"_class_name": None}, r"_class_name = None"),
+    ("sd", {"_class_name": "VQModel"}, r"bottleneck.kind is gaussian, not vq"),
+    ("vq", {"_class_name": "AutoencoderKL"}, r"bottleneck.kind is vq, not gaussian"),
+    ("sd", {"_class_name": "AutoencoderKLFlux2"}, r"the weights lack bn.running_mean"),
+    ("vq", {"norm_type": "spatial"}, r"no .*conv_y"),
+    ("vq", {"norm_type": "other"}, r"norm_type = 'other', expected 'group'"),
+    ("sd", {"down_block_types": ["DownBlock2D"]}, r"down_block_types = \['DownBlock2D'\], expected \['DownEncoder"),
+    ("sd", {"up_block_types": ["UpDecoderBlock2D"] * 2}, r"up_block_types = .*, expected \['UpDecoderBlock2D', 'U"),
+    ("sd", {"act_fn": "relu"}, r"act_fn = 'relu', expected 'silu'"),
+    ("sd", {"out_channels": 4}, r"out_channels = 4, expected 3"),
+    ("sd", {"in_channels": 4}, r"in_channels = 4, expected 3"),
+    ("sd", {"block_out_channels": 64}, r"block_out_channels = 64, expected \[16, 24, 32\]"),
+    ("sd", {"layers_per_block": 0}, r"layers_per_block = 0, expected 2"),
+    ("sd", {"latent_channels": "4"}, r"latent_channels = '4', expected 4"),
+    ("sd", {"use_quant_conv": False}, r"use_quant_conv = False, expected True"),
+    ("sd", {"mid_block_add_attention": False}, r"mid_block_add_attention = False, expected True"),
+    ("sd", {"norm_num_groups": 5}, r"multiple of groups=5"),
+    ("sd", {"norm_num_groups": "many"}, r"groups = 'many'"),
+    ("vq", {"num_vq_embeddings": 65}, r"num_vq_embeddings = 65, expected 64"),
+    ("sd", {"new_option": 3}, r"new_option = 3: no option of AutoencoderKL that is known here"),
+    ("flux2", {"patch_size": [2, 1]}, r"patch_size = \[2, 1\], expected \[2, 2\]"),
+    ("flux2", {"decoder_block_out_channels": [64, 128]}, r"decoder_block_out_channels = \[64, 128\], expected None"),
+    ("qwen", {"dim_mult": [1, 3]}, r"dim_mult = \[1, 3\], expected \[1, 2\]"),
 ]
 
 
-@pytest.mark.parametrize(("config", "message"), BAD, ids=lambda v: str(v)[:50])
-def test_options_that_our_nets_do_not_have(config, message):
-    with pytest.raises(CheckpointError, match=rf"^vae/config.json: {message}"):
-        config_to_options(config, where="vae/config.json")
+@pytest.mark.parametrize(("name", "changes", "message"), BAD, ids=lambda v: str(v)[:50])
+def test_a_config_that_is_not_of_these_weights_is_refused(name, changes, message):
+    vae = live(name)
+    config = {**vae.config, "_class_name": LIVE[name][0]} | changes
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read(config, vae.state_dict(), "vae/config.json")
+    assert str(caught.value).startswith("vae/config.json: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_config_does_not_say_is_what_the_weights_have():
+    for name in ("sd", "attention in levels", "vq of another width", "flux2 with a small decoder"):
+        vae = live(name)
+        said = {"_class_name": LIVE[name][0], "norm_num_groups": vae.config.norm_num_groups}
+        bare, whole = (read(config, vae.state_dict(), "vae") for config in (said, {**vae.config, **said}))
+        assert bare.options | {"image_size": 0} == whole.options | {"image_size": 0}
 
 
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (KL, (0.0, 1 / 0.18215)),
-        (KL | {"scaling_factor": None}, (0.0, 1.0)),
-        (KL | {"scaling_factor": 2, "shift_factor": 0.5}, (0.5, 0.5)),
-        (VQ | {"scaling_factor": 0.2}, None),
+        ({}, (0.0, 1 / 0.18215)),
+        ({"scaling_factor": None}, (0.0, 1.0)),
+        ({"scaling_factor": 2, "shift_factor": 0.5}, (0.5, 0.5)),
+        ({"latents_mean": [0, 1], "latents_std": [1, 2], "scaling_factor": 0.5}, ([0.0, 1.0], [2.0, 4.0])),
     ],
 )
 def test_statistics(config, expected):
-    assert statistics(config) == expected
+    assert factors.statistics(config, 2, "config.json", default=0.18215) == expected
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (KL | {"scaling_factor": 0}, r"scaling_factor = 0: expected a number above 0"),
-        (KL | {"scaling_factor": float("nan")}, r"scaling_factor = nan: expected a finite number"),
+        ({"scaling_factor": 0}, r"scaling_factor = 0: expected a finite number above 0"),
+        ({"scaling_factor": float("nan")}, r"scaling_factor = nan: expected a finite number"),
+        ({"scaling_factor": "0.5"}, r"scaling_factor = '0.5': expected a finite number"),
+        ({"shift_factor": [0.1]}, r"shift_factor = \[0.1\]: expected a finite number"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0, 1, 0, 1]}, r"latents_std = .*: expected numbers above 0"),
+        ({"latents_mean": [0.0] * 4}, r"latents_std = None: expected 4 finite numbers"),
+        ({"latents_mean": [0.0] * 3, "latents_std": [1.0] * 4}, r"latents_mean = .*: expected 4 finite numbers"),
         (
-            KL | {"latents_mean": [0.0] * 4, "latents_std": [1.0, 1, 0, 1]},
-            r"latents_std = .*: expected numbers above 0",
-        ),
-        (KL | {"latents_mean": [0.0] * 4}, r"latents_std = None: expected 4 finite numbers"),
-        (KL | {"latents_mean": [0.0] * 3, "latents_std": [1.0] * 4}, r"latents_mean = .*: expected 4 finite numbers"),
-        (
-            KL | {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.1},
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.1},
             r"shift_factor = 0.1: expected none beside latents_mean",
         ),
-        ({"_class_name": "AutoencoderKLFlux2"}, r"the weights lack bn.running_mean"),
     ],
     ids=lambda v: str(v)[:50],
 )
 def test_statistics_that_cannot_be_meant(config, message):
-    with pytest.raises(CheckpointError, match=message):
-        statistics(config, {})
+    with pytest.raises(CheckpointError, match=rf"^vae: {message}"):
+        factors.statistics(config, 4, "vae")
 
 
 def test_weights_of_another_net_are_refused():
     vae = live("sd")
     vae.decoder.conv_out = torch.nn.Conv2d(16, 4, 3)
-    with pytest.raises(CheckpointError, match=r"AutoencoderKL: wrong shapes: decoder.conv_out"):
+    with pytest.raises(CheckpointError, match=r"AutoencoderKL, read as ldm_kl: wrong shapes: decoder.conv_out"):
         from_diffusers(vae)
 
 
@@ -401,12 +420,12 @@ INEXPRESSIBLE = {
     "LFQ": (lambda: ours({"kind": "lfq", "dim": 4}), r"bottleneck.kind='lfq'"),
     "FSQ": (lambda: ours({"kind": "fsq", "levels": [3, 3, 3, 3]}), r"bottleneck.kind='fsq'"),
     "identity": (lambda: ours({"kind": "identity", "dim": 4}), r"bottleneck.kind='identity'"),
-    "cosine": (lambda: ours(KINDS["vq"] | {"metric": "cosine"}), r"bottleneck.metric='cosine'.* 'euclidean'"),
+    "cosine": (lambda: ours(KINDS["vq"] | {"metric": "cosine"}), r"bottleneck.metric='cosine' .*'euclidean'"),
     "modulation": (lambda: ours(net=conv(modulation=True)), r"net.modulation=True"),
     "MaskGIT": (lambda: ours(net=conv(block_input_skip=False)), r"net.block_input_skip=False"),
     "bias-free": (lambda: ours(net=conv(bias=False)), r"net.bias=False"),
     "patch": (lambda: ours(net=conv(patch=2)), r"net.patch=2"),
-    "rms": (lambda: ours(net=conv(norm="rms")), r"net.norm='rms'.* 'group'"),
+    "rms": (lambda: ours(net=conv(norm="rms")), r"net.norm='rms'.*'group'"),
     "activation": (lambda: ours(net=conv(activation="gelu")), r"net.activation='gelu'"),
     "average": (lambda: ours(net=conv(downsample="average")), r"net.downsample='average'"),
     "depth": (lambda: ours(net=conv(upsample="depth")), r"net.upsample='depth'"),
@@ -416,20 +435,20 @@ INEXPRESSIBLE = {
     "decoder_blocks": (lambda: ours(net=conv(decoder_blocks=1)), r"net.decoder_blocks=\(1, 1\).*\(2, 2\)"),
     "first width": (lambda: ours(net=conv(multipliers=(2, 4))), r"net.multipliers\[0\]=2"),
     "quant_conv": (lambda: ours(quant_conv=3), r"quant_conv=3 .* 0 or 1"),
-    "post_quant_conv": (lambda: ours(KINDS["vq"], post_quant_conv=0), r"post_quant_conv=0 .* has 1;"),
+    "post_quant_conv": (lambda: ours(KINDS["vq"], post_quant_conv=0), r"post_quant_conv=0 is none of 1,"),
     "decoder of a VQ": (
         lambda: ours(KINDS["vq"], conv(decoder_multipliers=(1, 1))),
         r"net.decoder_multipliers=\(1, 1\)",
     ),
-    "z_channels": (lambda: ours(z_channels=8), r"z_channels=8 .* has 4;"),
+    "z_channels": (lambda: ours(z_channels=8), r"z_channels=8 is none of 4,"),
     "pixels": (lambda: ours(pixel_mean=(0.0,), pixel_std=(1.0,)), r"pixel_mean=\{0.0\}"),
     "pixel_std": (lambda: ours(pixel_std=(0.2,)), r"pixel_std=\{0.2\}"),
     "positions": (lambda: ours(latent_positions=True), r"latent_positions=True"),
     "linear": (lambda: ours(linear=True), r"linear=True"),
-    "causal": (lambda: from_diffusers(live("qwen")), r"net.kind='causal': temporal taps"),
+    "causal": (lambda: from_diffusers(live("qwen")), r"net.kind='causal'"),
     "dc with a posterior": (
         lambda: ours(net=from_diffusers(live("dc")).config.net, quant_conv=0),
-        r"bottleneck.kind='gaussian' .* has 'identity'",
+        r"bottleneck.kind='gaussian' is none of 'identity'",
     ),
 }
 
@@ -494,7 +513,7 @@ def test_a_folder_is_replaced_only_if_it_is_diffusers_and_whole(tmp_path, monkey
 
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with monkeypatch.context() as patch:
-        patch.setattr("tokenizers_mm.checkpoints.diffusers_write.save_file", full_disk)
+        patch.setattr("tokenizers_mm.checkpoints.diffusers.save_file", full_disk)
         with pytest.raises(OSError, match="No space left"):
             to_diffusers(tokenizer, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

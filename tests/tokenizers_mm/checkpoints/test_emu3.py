@@ -7,10 +7,9 @@ import torch
 from diffusers import VQModel
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
-from tokenizers_mm.checkpoints import emu3, load
-from tokenizers_mm.checkpoints.diffusers import from_diffusers
-from tokenizers_mm.checkpoints.diffusers_write import to_diffusers
-from tokenizers_mm.checkpoints.families import BY_NAME
+from tokenizers_mm.checkpoints import load
+from tokenizers_mm.checkpoints.diffusers import from_diffusers, to_diffusers
+from tokenizers_mm.checkpoints.families.emu3 import READER
 from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.config import parse
 from tokenizers_mm.models.assemble import assemble
@@ -65,6 +64,16 @@ def in_transformers(state):
     return out
 
 
+def built(state):
+    parsed = recognise(state, "file")
+    return assemble(parsed.options, parsed.state, parsed.where)
+
+
+def naming_of(keys):
+    naming = READER.naming_of(keys)
+    return naming and naming.name
+
+
 def movq(**options):
     """A MoVQ of diffusers with random weights, thin."""
     d, a, u, b = "DownEncoderBlock2D", "AttnDownEncoderBlock2D", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
@@ -85,7 +94,7 @@ def test_the_map_back_gives_every_name_of_the_original():
         state = published(build_autoencoder(AutoencoderConfig(**vars(config) | {"bottleneck": book})))
     lines = sorted(f"{key} {list(value.shape)}" for key, value in state.items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == ORIGINAL
-    options = emu3.options(state)
+    options = recognise(state, "file").options
     assert parse(Emu3Config, options["net"], "net") == Emu3Config()
     assert (options["bottleneck"]["size"], options["bottleneck"]["dim"], options["z_channels"]) == (32768, 4, 4)
 
@@ -111,7 +120,7 @@ def test_a_file_in_either_naming_is_the_tokenizer_it_was_written_from(name, nami
 def test_weights_are_views_but_for_those_of_time():
     state = published(thin("as_published_but_thin"))
     owners = {value.untyped_storage().data_ptr() for value in state.values()}
-    for key, value in emu3.to_ours(state).items():
+    for key, value in recognise(state, "file").state.items():
         shared = value.untyped_storage().data_ptr() in owners
         assert shared or (value.numel() <= 4 * 4 * 9 and value.is_contiguous()), key
 
@@ -147,9 +156,9 @@ def test_movq_from_a_folder_and_from_a_live_object(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm_num_groups": 16}, "norm_num_groups = 16: expected 32 beside norm_type = 'spatial'"),
+        ({"norm_num_groups": 16}, "norm_num_groups = 16, expected 32"),
         ({"vq_embed_dim": 3}, "4 channels go into the decoder, and code vectors have 3: expected as many"),
-        ({"mid_block_add_attention": False}, "missing keys: decoder.mid.attn_1"),
+        ({"mid_block_add_attention": False}, "mid_block_add_attention = False, expected True"),
     ],
 )
 def test_a_movq_of_another_shape_is_refused(options, message):
@@ -171,13 +180,16 @@ def test_our_own_format_keeps_it_and_diffusers_cannot(tmp_path):
 
 def test_only_these_are_recognised():
     state = published(thin("long"))
-    assert (emu3.is_emu3(state), emu3.is_movq(state)) == (True, False)
-    for keys in (movq().state_dict(), emu3.to_ours(movq().state_dict())):
-        assert (emu3.is_emu3(keys), emu3.is_movq(keys)) == (False, True)
+    assert naming_of(state) == "emu3"
+    assert naming_of(in_transformers(state)) is None  # behind a prefix there
+    moved = movq().state_dict()
+    (naming,) = (naming for naming in READER.namings if naming.name == "diffusers")
+    assert naming_of(moved) == "diffusers"
+    assert naming_of(naming.table(moved).read(moved)) == "movq"
     for other in ("AutoencoderKL", "AutoencoderDC", "VQModel", "AutoencoderKLWan", "AutoencoderKLCogVideoX"):
         with torch.device("meta"):
             keys = list(getattr(diffusers, other)().state_dict())
-        assert (emu3.is_emu3(keys), emu3.is_movq(keys)) == (False, False), other
+        assert naming_of(keys) is None, other
 
 
 @pytest.mark.parametrize(
@@ -197,10 +209,12 @@ def test_what_is_no_whole_tokenizer_is_refused(changes, message):
     state |= {key: torch.zeros(shape) for key, shape in changes.items() if shape is not None}
     state = {key: value for key, value in state.items() if changes.get(key, ()) is not None}
     with pytest.raises(CheckpointError, match=message) as caught:
-        assemble({"image_size": (64, 64), **emu3.options(state, "file")}, emu3.to_ours(state), "file")
+        built(state)
     assert "\n" not in str(caught.value)
 
 
 def test_the_table_has_both():
-    assert {BY_NAME[name].layouts for name in ("emu3", "movq")} == {("body",)}
-    assert BY_NAME["emu3"].weights_licence == "Apache-2.0"
+    assert [(row.name, row.weights_licence) for row in READER.families] == [
+        ("emu3", "Apache-2.0"),
+        ("movq", "not stated"),
+    ]

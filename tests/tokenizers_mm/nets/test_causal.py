@@ -6,7 +6,7 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageRMS_
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 from torch import nn
 
-from tokenizers_mm.checkpoints import causal
+from tokenizers_mm.checkpoints.diffusers import read
 from tokenizers_mm.config import parse
 from tokenizers_mm.nets.causal import CausalConfig, CausalDecoder, CausalEncoder, ChannelNorm, mean_down, repeat_up
 
@@ -100,12 +100,17 @@ def nets_of(options, state):
     return nn.Sequential(encoder, after).eval(), nn.Sequential(before, decoder).eval()
 
 
+def parsed_of(theirs):
+    """Options and tensors; statistics of the latents are those of another width than most of these nets have."""
+    config = {**theirs.config, "_class_name": type(theirs).__name__, "latents_mean": None, "latents_std": None}
+    return read(config, theirs.state_dict(), "vae")
+
+
 def case(name):
     kind, arguments, size = CASES[name]
     theirs = randomised(kind(**arguments))
-    shapes = {key: value.shape for key, value in theirs.state_dict().items()}
-    options = causal.options(dict(theirs.config), shapes)
-    return theirs, nets_of(options, causal.to_ours(theirs.state_dict())[0]), options, size
+    parsed = parsed_of(theirs)
+    return theirs, nets_of(parsed.options, parsed.state), parsed.options, size
 
 
 def images(theirs, size, batch=2):
@@ -222,7 +227,7 @@ def test_full_width_has_their_parameters_less_those_of_time(name):
     kind, arguments, expected = PUBLISHED[name]
     with torch.device("meta"):
         theirs = kind(**arguments)
-    options = causal.options(dict(theirs.config), {key: value.shape for key, value in theirs.state_dict().items()})
+    options = parsed_of(theirs).options
     config, z = parse(CausalConfig, options["net"], "net"), options["z_channels"]
     with torch.device("meta"):
         ours = [CausalEncoder(config, 2 * z), CausalDecoder(config, z), nn.Conv2d(2 * z, 2 * z, 1), nn.Conv2d(z, z, 1)]

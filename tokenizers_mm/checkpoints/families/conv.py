@@ -1,0 +1,220 @@
+"""What all families of the convolutional lineage share: the names of latent diffusion, and options read off shapes.
+
+    encoder.conv_in  encoder.down.i.block.j.{norm1,conv1,norm2,conv2,nin_shortcut}  encoder.down.i.attn.j.{norm,q,k,v,
+    proj_out}  encoder.down.i.downsample.conv  encoder.mid.{block_1,attn_1,block_2}  encoder.norm_out  encoder.conv_out
+    decoder likewise with up.i, level 0 at full resolution;  quant_conv  post_quant_conv  bottleneck.*
+
+Facts about each naming come from the public code that writes it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers_mm.checkpoints.families.names import Names
+from tokenizers_mm.checkpoints.families.reader import Contents, Naming, Shapes
+from tokenizers_mm.weights import CheckpointError
+
+CODEBOOK, LOGITS = "bottleneck.codebook_KD", "bottleneck.to_logits.weight"
+
+LDM_SIGNATURE = (r"encoder\.down\.0\.block\.0\.norm1\.weight", r"decoder\.up\.0\.block\.0\.norm1\.weight")
+LDM = Naming(
+    name="ldm",
+    signature=LDM_SIGNATURE,
+    names=Names(
+        """
+        quantize.embedding.weight    bottleneck.codebook_KD
+        *                            *
+        """
+    ),
+)
+# The convolutions around the bottleneck stand inside the nets (FLUX.2, Show-o).
+INSIDE = Naming(
+    name="inside",
+    signature=(*LDM_SIGNATURE, r"encoder\.quant_conv\.weight", r"decoder\.post_quant_conv\.weight"),
+    names=Names(
+        """
+        encoder.quant_conv.*         quant_conv.*
+        decoder.post_quant_conv.*    post_quant_conv.*
+        *                            *
+        """
+    ),
+)
+
+# diffusers counts the decoder's levels from the coarsest; files from before 2023 have the second spelling of attention.
+_DIFFUSERS = """
+encoder.down_blocks.{i}.resnets.{j}.{block}.*                encoder.down.{i}.block.{j}.{block}.*
+encoder.down_blocks.{i}.attentions.{j}.{norm}.*              encoder.down.{i}.attn.{j}.{norm}.*
+encoder.down_blocks.{i}.attentions.{j}.{project}.*           encoder.down.{i}.attn.{j}.{project}.*         linear
+encoder.down_blocks.{i}.downsamplers.0.conv.*                encoder.down.{i}.downsample.conv.*
+decoder.up_blocks.{-i}.resnets.{j}.{block}.*                 decoder.up.{i}.block.{j}.{block}.*
+decoder.up_blocks.{-i}.attentions.{j}.{norm}.*               decoder.up.{i}.attn.{j}.{norm}.*
+decoder.up_blocks.{-i}.attentions.{j}.{project}.*            decoder.up.{i}.attn.{j}.{project}.*           linear
+decoder.up_blocks.{-i}.upsamplers.0.conv.*                   decoder.up.{i}.upsample.conv.*
+{encoder|decoder}.mid_block.resnets.{j}.{block}.*            {encoder|decoder}.mid.block_{j+1}.{block}.*
+{encoder|decoder}.mid_block.attentions.0.{norm}.*            {encoder|decoder}.mid.attn_1.{norm}.*
+{encoder|decoder}.mid_block.attentions.0.{project}.*         {encoder|decoder}.mid.attn_1.{project}.*      linear
+{encoder|decoder}.conv_norm_out.*                            {encoder|decoder}.norm_out.*
+{encoder|decoder}.{conv_in|conv_out}.*                       {encoder|decoder}.{conv_in|conv_out}.*
+quant_conv.*                                                 quant_conv.*
+{after}.*                                                    {after}.*
+quantize.embedding.weight                                    bottleneck.codebook_KD
+"""
+
+
+def diffusers_names(after: str = "post_quant_conv") -> Names:
+    """Names of diffusers' AutoencoderKL, VQModel and AutoencoderKLFlux2.
+
+    after  name of the convolution after the bottleneck, "theirs=ours" where ours is another
+    """
+    return Names(
+        _DIFFUSERS,
+        block="norm1 conv1 norm2 conv2 conv_shortcut=nin_shortcut",
+        norm="group_norm=norm spatial_norm=norm",
+        project="to_q=q to_k=k to_v=v to_out.0=proj_out query=q key=k value=v proj_attn=proj_out",
+        after=after,
+    )
+
+
+DIFFUSERS = Naming(
+    name="diffusers",
+    signature=(r"encoder\.down_blocks\.0\.resnets\.0\.norm1\.weight", r"decoder\.conv_norm_out\.weight"),
+    names=diffusers_names(),
+)
+
+# What the nets of latent diffusion have in common; a file of theirs that has something else is of another family.
+LDM_NEEDS: dict[str, Any] = {
+    "net.middle_blocks": 2,
+    "net.bias": True,
+    "net.encoder_out": 3,
+    "net.modulation": False,
+    "net.block_input_skip": True,
+    "net.downsample": frozenset({"corner", None}),  # None with a single level
+    "net.upsample": frozenset({"nearest", None}),
+}
+# What training leaves beside a tokenizer: losses, and the teachers that it was aligned with.
+LEFT = (r"loss\..*", r"discriminator\..*", "logvar", "colorize", r"foundation_model\..*", r"linear_proj\..*")
+# Codebooks of public files were trained by gradients, and further training must not replace their rows.
+TRAINED = {"codebook": "gradient", "revive": 0.0}
+
+
+def options(given: Contents, codebook: str = CODEBOOK) -> dict[str, Any]:
+    """`AutoencoderConfig` options that the shapes of a convolutional tokenizer's tensors, under our names, tell.
+
+    The bottleneck is "gaussian" (twice as many channels leave the encoder as enter the decoder), "vq" (a codebook),
+    "gumbel" (a codebook beside a map to logits), or "bits", where there are no weights in it and the row says the kind.
+    Raises `CheckpointError` naming the layer that is missing or contradicts the others.
+    """
+    shapes, where = given.shapes, given.where
+    net = _net(shapes, where)
+    z_out = _shape(shapes, "encoder.conv_out.weight", where)[0]
+    z_in = _shape(shapes, "decoder.conv_in.weight", where)[1]
+    before = shapes.get("quant_conv.weight", (z_out, z_out, 0, 0))
+    after = shapes.get("post_quant_conv.weight", (z_in, z_in, 0, 0))
+    bottleneck: dict[str, Any]
+    if codebook in shapes:
+        size, dim = shapes[codebook][:2]
+        bottleneck = {"kind": "gumbel" if LOGITS in shapes else "vq", "size": size, "dim": dim}
+    else:
+        bottleneck = {"kind": "gaussian" if before[0] == 2 * after[1] else "bits", "dim": after[1]}
+    dim = bottleneck["dim"]
+    channels = 2 * dim if bottleneck["kind"] == "gaussian" else dim
+    if before[0] != channels or after[1] != dim:
+        raise CheckpointError(
+            f"{where}: {before[0]} channels go into the bottleneck, {dim} channels wide, and {after[1]} into the "
+            f"decoder; expected {channels} and {dim}: these tensors are not of one tokenizer"
+        )
+    stacked = shapes.get("bn.running_mean", (dim,))[0]
+    if round((stacked / dim) ** 0.5) ** 2 * dim != stacked:
+        raise CheckpointError(f"{where}: bn.running_mean ({stacked},): no square patches of {dim} latents")
+    return {
+        "bottleneck": bottleneck,
+        "net": net,
+        "z_channels": z_in,
+        "quant_conv": before[2],
+        "post_quant_conv": after[2],
+        "latent_patch": round((stacked / dim) ** 0.5),
+    }
+
+
+def on_scales(found: dict[str, Any], scales: tuple[int, ...], inner: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """These options with a multi-scale bottleneck around that of the file, at the image size of its last scale."""
+    side = scales[-1] * 2 ** (len(found["net"]["multipliers"]) - 1)
+    inner = {**found["bottleneck"], **inner}
+    return found | {
+        "bottleneck": {"kind": "multiscale", "scales": scales, "inner": inner, **others},
+        "image_size": (side, side),
+    }
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """How many different numbers the group of a pattern of whole keys matches."""
+    return len({match[1] for key in shapes if (match := re.fullmatch(pattern, key))})
+
+
+def _net(shapes: Shapes, where: str) -> dict[str, Any]:
+    channels, image_channels = _shape(shapes, "encoder.conv_in.weight", where)[:2]
+    down, up = _side(shapes, "encoder.down", where), _side(shapes, "decoder.up", where)
+    if len(down.widths) != len(up.widths):
+        raise CheckpointError(
+            f"{where}: {len(down.widths)} levels in the encoder, {len(up.widths)} in the decoder; expected as many"
+        )
+    wide = [s for key, s in shapes.items() if key.endswith(".nin_shortcut.weight")]
+    net: dict[str, Any] = {
+        "channels": channels,
+        "image_channels": image_channels,
+        "multipliers": [width / channels for width in down.widths],
+        "decoder_multipliers": [width / channels for width in up.widths],
+        "blocks": down.blocks,
+        "decoder_blocks": up.blocks,
+        "attention_levels": down.attention,
+        "decoder_attention_levels": up.attention,
+        "middle_blocks": count(shapes, r"encoder\.mid\.block_(\d+)\.norm1\.weight"),
+        "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
+        "bias": "encoder.conv_in.bias" in shapes,
+        "encoder_out": _shape(shapes, "encoder.conv_out.weight", where)[2],
+        "modulation": "decoder.adaptive.0.gamma.weight" in shapes,
+        "block_input_skip": not wide or any(s[0] != s[1] for s in wide),
+    }
+    if len(down.widths) > 1:
+        net["downsample"] = "corner" if "encoder.down.0.downsample.conv.weight" in shapes else "average"
+        upsample = _shape(shapes, "decoder.up.1.upsample.conv.weight", where)
+        net["upsample"] = "depth" if upsample[0] == 4 * upsample[1] else "nearest"
+    for name in ("decoder_multipliers", "decoder_attention_levels"):  # only what differs is worth saying
+        if net[name] == net[name.removeprefix("decoder_")]:
+            net[name] = None
+    if net["decoder_blocks"] == [blocks + 1 for blocks in down.blocks]:
+        net["decoder_blocks"] = None
+    for name in ("blocks", "decoder_blocks"):
+        if net[name] and len(set(net[name])) == 1:
+            net[name] = net[name][0]
+    return net
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """One half, level by level from full resolution."""
+
+    widths: list[int]
+    blocks: list[int]
+    attention: list[int]
+
+
+def _side(shapes: Shapes, name: str, where: str) -> _Side:
+    pattern = re.escape(name)
+    levels = range(count(shapes, rf"{pattern}\.(\d+)\.block\.0\.norm1\.weight"))
+    if not levels:
+        raise CheckpointError(f"{where}: no {name}.0.block.0.norm1.weight (in our names): not a whole autoencoder")
+    return _Side(
+        widths=[_shape(shapes, f"{name}.{i}.block.0.conv2.weight", where)[0] for i in levels],
+        blocks=[count(shapes, rf"{pattern}\.{i}\.block\.(\d+)\.norm1\.weight") for i in levels],
+        attention=[i for i in levels if f"{name}.{i}.attn.0.norm.weight" in shapes],
+    )
+
+
+def _shape(shapes: Shapes, key: str, where: str) -> tuple[int, ...]:
+    if key not in shapes:
+        raise CheckpointError(f"{where}: no {key} (in our names): not a whole autoencoder")
+    return shapes[key]

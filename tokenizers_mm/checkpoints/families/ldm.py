@@ -1,0 +1,191 @@
+"""Latent diffusion's KL autoencoders (https://arxiv.org/abs/2112.10752) and all that kept their net: SD, SDXL, FLUX."""
+
+from __future__ import annotations
+
+from tokenizers_mm.checkpoints.families import conv, conv_diffusers, factors
+from tokenizers_mm.checkpoints.families.reader import (
+    Contents,
+    DiffusersClass,
+    Family,
+    Reader,
+    Statistics,
+)
+from tokenizers_mm.weights import CheckpointError
+
+_F8, _F16 = (1, 2, 4, 4), (1, 1, 2, 2, 4)
+_WITH, _WITHOUT = {"quant_conv": 1, "post_quant_conv": 1}, {"quant_conv": 0, "post_quant_conv": 0}
+_SD = {"net.multipliers": _F8, "net.attention_levels": (), "net.decoder_multipliers": None, "latent_patch": 1}
+_LARGE = {"image_size": (1024, 1024)}
+_MIT, _APACHE = "MIT", "Apache-2.0"
+_KL, _FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
+
+
+def _statistics(given: Contents) -> Statistics:
+    state, about, name = given.state, given.about, given.about.get("_class_name")
+    if "bn.running_mean" in state and "bn.running_var" in state:
+        return conv_diffusers.batch_statistics(state, about)
+    if name == _FLUX2:
+        raise CheckpointError(
+            f"{given.where}: the weights lack bn.running_mean or bn.running_var: copy them again, whole"
+        )
+    latents = state["decoder.conv_in.weight"].shape[1]
+    return factors.statistics(about, latents, given.where, default=0.18215) if name == _KL else None
+
+
+READER = Reader(
+    namings=(conv.INSIDE, conv.LDM, conv.DIFFUSERS),
+    options=conv_diffusers.options,
+    statistics=_statistics,
+    needs={**conv.LDM_NEEDS, "bottleneck.kind": "gaussian"},
+    dropped=(*conv.LEFT, r"bn\..*"),
+    families=(
+        Family(
+            name="sd",
+            title="Stable Diffusion VAE, f8 with 4 channels",
+            paper="https://arxiv.org/abs/2112.10752",
+            needs={**_WITH, **_SD, "bottleneck.dim": 4},
+            marks=(r"first_stage_model\.", r"cond_stage_model\."),
+            scale=0.18215,
+            code_licence=_MIT,
+            weights_licence="CreativeML OpenRAIL-M (MIT for vae-ft-mse and vae-ft-ema)",
+            restricted=True,
+            parameters=83.7,
+        ),
+        Family(
+            name="sdxl",
+            title="Stable Diffusion XL VAE, f8 with 4 channels",
+            paper="https://arxiv.org/abs/2307.01952",
+            needs={**_WITH, **_SD, "bottleneck.dim": 4},
+            marks=(r"first_stage_model\.", r"conditioner\."),
+            config=_LARGE,
+            scale=0.13025,
+            code_licence=_MIT,
+            weights_licence="CreativeML OpenRAIL++-M (MIT for sdxl-vae)",
+            restricted=True,
+            parameters=83.7,
+        ),
+        Family(
+            name="flux1",
+            title="FLUX.1 autoencoder, f8 with 16 channels; Bagel's is the same file",
+            paper="https://github.com/black-forest-labs/flux",
+            needs={**_WITHOUT, **_SD},
+            typical={"bottleneck.dim": 16},
+            config=_LARGE,
+            scale=0.3611,
+            shift=0.1159,
+            code_licence=_APACHE,
+            weights_licence=_APACHE,
+            parameters=83.8,
+        ),
+        Family(
+            name="sd3",
+            title="Stable Diffusion 3 VAE, f8 with 16 channels",
+            paper="https://arxiv.org/abs/2403.03206",
+            needs={**_WITHOUT, **_SD},
+            marks=(r"first_stage_model\.", r"model\.diffusion_model\.joint_blocks\."),
+            typical={"bottleneck.dim": 16},
+            config=_LARGE,
+            scale=1.5305,
+            shift=0.0609,
+            code_licence=_MIT,
+            weights_licence="Stability AI Community License",
+            restricted=True,
+            parameters=83.8,
+        ),
+        Family(
+            name="bagel",
+            title="Bagel's autoencoder: FLUX.1's, whose posterior Bagel samples",
+            paper="https://arxiv.org/abs/2505.14683",
+            namings=("ldm",),
+            needs={**_WITHOUT, **_SD},
+            config=_LARGE,
+            scale=0.3611,
+            shift=0.1159,
+            code_licence=_APACHE,
+            weights_licence=_APACHE,
+            parameters=83.8,
+        ),
+        Family(
+            name="flux2",
+            title="FLUX.2 autoencoder, f8 with 32 channels in 2 x 2 patches normalised by batch statistics",
+            paper="https://github.com/black-forest-labs/flux2",
+            needs={"latent_patch": 2},
+            typical={"bottleneck.dim": 32},
+            config=_LARGE,
+            code_licence=_APACHE,
+            weights_licence=_APACHE,
+            parameters=84.0,
+        ),
+        Family(
+            name="ldm_kl",
+            title="Latent diffusion KL autoencoder, f4 to f32",
+            paper="https://arxiv.org/abs/2112.10752",
+            needs={"latent_patch": 1},
+            marks=(r"loss\.",),
+            code_licence=_MIT,
+            parameters=83.7,
+        ),
+        Family(
+            name="va_vae",
+            title="VA-VAE, f16 aligned with DINOv2",
+            paper="https://arxiv.org/abs/2501.01423",
+            namings=("ldm",),
+            needs={
+                **_WITH,
+                "latent_patch": 1,
+                "net.multipliers": _F16,
+                "net.attention_levels": (4,),
+                "net.decoder_attention_levels": None,
+            },
+            marks=(r"foundation_model\.", r"linear_proj\.", r"loss\."),
+            typical={"bottleneck.dim": 32, "net.multipliers": _F16},
+            code_licence=_MIT,
+            parameters=69.8,
+        ),
+        Family(
+            name="repa_e",
+            title="REPA-E: VA-VAE or SD's VAE tuned through the diffusion model",
+            paper="https://arxiv.org/abs/2504.10483",
+            namings=("ldm",),
+            needs={**_WITH, "latent_patch": 1},
+            code_licence=_MIT,
+            parameters=69.8,
+        ),
+        Family(
+            name="mar_kl16",
+            title="MAR's KL autoencoder, f16 with 16 channels",
+            paper="https://arxiv.org/abs/2406.11838",
+            namings=("ldm",),
+            needs={
+                **_WITH,
+                "latent_patch": 1,
+                "net.attention_levels": (4,),
+                "net.decoder_attention_levels": (),
+            },
+            marks=(r"loss\.",),
+            typical={"bottleneck.dim": 16, "net.multipliers": _F16},
+            scale=0.2325,
+            code_licence=_MIT,
+            parameters=66.5,
+        ),
+    ),
+    diffusers=(
+        DiffusersClass(
+            name=_KL,
+            family="ldm_kl",
+            describe=conv_diffusers.kl,
+            idle=conv_diffusers.IDLE,
+            bottlenecks=("gaussian",),
+            suits=conv_diffusers.is_plain,
+            tensors=conv_diffusers.kl_tensors,
+        ),
+        DiffusersClass(
+            name=_FLUX2,
+            family="flux2",
+            describe=conv_diffusers.flux2,
+            idle=conv_diffusers.IDLE,
+            bottlenecks=("gaussian",),
+            tensors=conv_diffusers.flux2_tensors,
+        ),
+    ),
+)

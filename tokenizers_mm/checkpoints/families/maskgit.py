@@ -1,0 +1,50 @@
+"""MaskGIT's VQGAN (https://arxiv.org/abs/2202.04200), as PyTorch has it."""
+
+from __future__ import annotations
+
+from tokenizers_mm.checkpoints.families import conv
+from tokenizers_mm.checkpoints.families.names import Names
+from tokenizers_mm.checkpoints.families.reader import Family, Naming, Reader
+
+_NAMES = Names(
+    """
+    decoder.up.{i}.upsample_conv.*    decoder.up.{i}.upsample.conv.*
+    {encoder|decoder}.mid.{i}.*       {encoder|decoder}.mid.block_{i+1}.*
+    quantize.embedding.weight         bottleneck.codebook_KD
+    *                                 *
+    """
+)
+
+READER = Reader(
+    namings=(
+        Naming(
+            name="maskgit",
+            signature=(r"encoder\.mid\.0\.norm1\.weight", r"decoder\.up\.1\.upsample_conv\.weight"),
+            names=_NAMES,
+        ),
+    ),
+    options=conv.options,
+    needs={
+        "bottleneck.kind": "vq",
+        "quant_conv": 0,
+        "post_quant_conv": 0,
+        "net.middle_attention": False,
+        "net.bias": False,
+        "net.downsample": "average",
+        "net.upsample": "nearest",
+        "net.encoder_out": 1,
+        "net.modulation": False,
+        "net.block_input_skip": False,
+    },
+    dropped=conv.LEFT,
+    families=(
+        Family(
+            name="maskgit_vq",
+            title="MaskGIT's VQGAN, f16, pixels in [0, 1]",
+            paper="https://arxiv.org/abs/2202.04200",
+            config={"bottleneck": conv.TRAINED, "pixel_mean": (0.0,), "pixel_std": (1.0,)},
+            code_licence="Apache-2.0",
+            parameters=54.3,
+        ),
+    ),
+)

@@ -1,0 +1,98 @@
+"""A file understood: what its tensors are, and how that is found out once reader and family are known."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from tokenizers_mm.checkpoints.families import Contents, Family, Naming, Reader, laid_over
+from tokenizers_mm.weights import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parsed:
+    """A tokenizer's file, ready to be put together.
+
+    family      what it is; rivals  families that it could be as well, with another scale of latents or other codes
+    options     of `AutoencoderConfig`, as plain data
+    state       the tokenizer's tensors under our names
+    statistics  mean and deviation of the latents, None where nothing is known
+    ignored     patterns of keys that the tokenizer does not need
+    where       what was read, and as which family: it starts every error message
+    """
+
+    family: Family
+    options: dict[str, Any]
+    state: dict[str, Tensor]
+    statistics: tuple[Any, Any] | None
+    ignored: tuple[str, ...]
+    where: str
+    rivals: tuple[Family, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tensors as one reader sees them, before a family is chosen.
+
+    options  of `AutoencoderConfig`, as far as the file shows them
+    """
+
+    reader: Reader
+    naming: Naming
+    given: Contents
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Raises `CheckpointError` where tensors are missing or contradict each other."""
+        return self.reader.options(self.given)
+
+    def dropped(self, key: str) -> bool:
+        """Whether a tokenizer does not need this key, one of ours."""
+        return any(re.fullmatch(pattern, key) for pattern in self.reader.dropped)
+
+    def parsed(
+        self, row: Family, *, config: Mapping[str, Any], beside: Iterable[str] = (), prefix: str = "", **others: Any
+    ) -> Parsed:
+        """What this is as one family.
+
+        config  options that the caller states; beside, prefix  other keys of the file, and what precedes these there
+        """
+        options = laid_over({"image_size": (256, 256), **self.options}, row.config)
+        options |= {key: self.options[key] for key in ("image_size",) if key in self.options}
+        unused = [key for key in self.given.state if self.dropped(key)]
+        parts = [key for key in unused if key.startswith(("encoder.", "decoder."))]
+        outside = [*beside, *(prefix + key for key in unused if key not in parts)]
+        return Parsed(
+            family=row,
+            options=laid_over(options, config, keep_kinds=True),
+            state={key: value for key, value in self.given.state.items() if not self.dropped(key)},
+            statistics=self.reader.statistics(self.given) or row.statistics,
+            ignored=(*_counted(map(_outermost, outside)), *_counted(f"*.{key.split('.')[-2]}.*" for key in parts)),
+            where=f"{self.given.where}, read as {row.name}",
+            **others,
+        )
+
+
+def read_by(
+    reader: Reader, naming: Naming, state: Mapping[str, Tensor], about: Mapping[str, Any], where: str
+) -> Reading:
+    """The tensors of a file in this naming, as this reader sees them."""
+    if reader.config_json and not about:
+        raise CheckpointError(f"{where}: only the config.json beside it says what it is; give the folder with both")
+    ours = naming.table(state).read(state, where)
+    return Reading(reader, naming, Contents(keys=list(state), state=ours, about=about, where=where))
+
+
+def _outermost(key: str) -> str:
+    return key.split(".", 1)[0] + ".*" if "." in key else key
+
+
+def _counted(patterns: Iterable[str]) -> tuple[str, ...]:
+    """Patterns once each, with counts: a language model has thousands of keys."""
+    return tuple(f"{pattern} ({count})" for pattern, count in Counter(patterns).items())
