@@ -24,10 +24,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def compare(benchmark, request):
-    """Function (name, {candidate: function}, rounds, **notes) that times all candidates alternately; the first one is ours.
+    """Function (name, {candidate: function}, rounds, **notes) that times all alternately; the first one is ours.
 
-    Notes go into the record. Two of them mean something here: `aims`, {candidate: the ratio to ours that was aimed at}, and
-    `limits`, {name: (milliseconds from the measured ones, the most that ours should take of that)}.
+    Notes go into the record. Two of them mean something here: `aims`, {candidate: the ratio to ours that was aimed at},
+    and `limits`, {name: (milliseconds from the measured ones, the most that ours should take of that)}.
     """
 
     def timed(name, candidates, *, rounds=7, aims=None, limits=None, **notes):

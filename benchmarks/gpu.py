@@ -1,9 +1,9 @@
 """`make gpu`: the CUDA kernels on a real GPU in one command: parity, then timings, then how far they are from the roof.
 
 Parity comes first, against float64 and the torch reference, eager and under torch.compile; one failure ends the run and
-nothing is timed. Then every candidate runs in turns with the others; a figure is the median, in milliseconds of the GPU
-(where a candidate waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what
-this card does in this run: a large matrix product, and a copy. Writes results/<date>-<card>.json.
+nothing is timed. Then the candidates of a comparison run in turns; a figure is the median, in milliseconds of the GPU
+(where one waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what this
+card does in this run: a large matrix product, and a copy. Writes results/<date>-<card>.json.
 
 python benchmarks/gpu.py [--quick]
 """

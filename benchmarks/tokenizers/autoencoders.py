@@ -1,7 +1,7 @@
 """The autoencoder of Stable Diffusion with random weights, as diffusers runs it and as ours does.
 
-`python autoencoders.py CANDIDATE DIRECTION PIXELS` prints the most memory of a process that runs one candidate once, in MiB: all of it,
-and what the run added to the process before it.
+`python autoencoders.py CANDIDATE DIRECTION PIXELS` prints the most memory of a process that runs one of them once, in
+MiB: all of it, and what the run added to the process before it.
 """
 
 import re
@@ -39,7 +39,7 @@ def autoencoder():
 def inputs(pixels, batch=1):
     """Images in [-1, 1], and latents."""
     side = pixels // DOWNSAMPLING
-    return torch.rand(batch, 3, pixels, pixels) * 2 - 1, torch.randn(batch, 4, side, candidate)
+    return torch.rand(batch, 3, pixels, pixels) * 2 - 1, torch.randn(batch, 4, side, side)
 
 
 def runs(candidate, vae, image_BCHW, latent_BDhw):
