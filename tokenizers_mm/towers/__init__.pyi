@@ -14,6 +14,6 @@ from tokenizers_mm.towers.tower import (
     EncodeOnly as EncodeOnly,
     TextTower as TextTower,
     Tower as Tower,
-    TowerConfig as TowerConfig,
     build_tower as build_tower,
 )
+from tokenizers_mm.towers.tower_config import TowerConfig as TowerConfig

