@@ -2,8 +2,8 @@
 
 Parity comes first, against float64 and the torch reference, eager and under torch.compile; one failure ends the run and
 nothing is timed. Then the candidates of a comparison run in turns; a figure is the median, in milliseconds of the GPU
-(where one waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what this
-card does in this run: a large matrix product, and a copy. Writes results/<date>-<card>.json.
+(where one waits for the GPU in the middle, its launches count as well, as they would in training). The roof is what
+this card does in this run: a large matrix product, and a copy. Writes results/<date>-<card>.json.
 
 python benchmarks/gpu.py [--quick]
 """
