@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -10,6 +11,18 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose only booleans are true and false, as in version 1.2: `precision: no` is a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_BOOLEAN = re.compile("(?:true|True|TRUE|false|False|FALSE)$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOLEAN, list("tTfF"))
 
 
 class ConfigError(ValueError):
@@ -30,7 +43,7 @@ def parse(schema: type[T], data: Any, where: str) -> T:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; `ConfigError` if the file is missing, not YAML, or not a mapping."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -47,11 +60,19 @@ def override(data: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         if not equals or not path:
             raise ConfigError(f"--set {assignment}: expected path.to.key=value")
         try:
-            value = yaml.safe_load(text)
+            value = _read(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {assignment}: not valid YAML: {' '.join(str(error).split())}") from error
         data = _assigned(data, path.split("."), value, assignment)
     return data
+
+
+def _read(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _assigned(data: dict[str, Any], keys: list[str], value: Any, assignment: str) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def test_overrides_reach_inner_keys_and_leave_the_input_alone():
     assert new["train"] == {"steps": 7, "schedule": "constant"}
     assert new["model"]["net"] == {"channels": 64, "multipliers": [1, 1]}
     assert new["objective"] == {"l2": 1}
+    assert override({}, ["a=no", "b=true", "c=on"]) == {"a": "no", "b": True, "c": "on"}  # a precision is called "no"
     assert data == {"train": {"steps": 5}, "model": MODEL}
     assert MODEL["net"]["multipliers"] == [1, 2]
 
