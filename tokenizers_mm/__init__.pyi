@@ -8,7 +8,7 @@ from tokenizers_mm.api import (
 from tokenizers_mm.checkpoints.diffusers import from_diffusers as from_diffusers, to_diffusers as to_diffusers
 from tokenizers_mm.checkpoints.loading import load as load
 from tokenizers_mm.fast.convolutions import optimize as optimize
-from tokenizers_mm.measure.evaluation import evaluate as evaluate
+from tokenizers_mm.measure.evaluator import evaluate as evaluate
 from tokenizers_mm.models.autoencoder import Autoencoder as Autoencoder, build_autoencoder as build_autoencoder
 from tokenizers_mm.models.autoencoder_config import AutoencoderConfig as AutoencoderConfig
 from tokenizers_mm.models.fused import Fused as Fused

@@ -9,7 +9,8 @@ from tokenizers_mm.measure.codecs import (
     CodecResult as CodecResult,
     encode_at_rate as encode_at_rate,
 )
-from tokenizers_mm.measure.evaluation import Evaluation as Evaluation, evaluate as evaluate
+from tokenizers_mm.measure.evaluation import Evaluation as Evaluation
+from tokenizers_mm.measure.evaluator import evaluate as evaluate
 from tokenizers_mm.measure.extractors import extractor as extractor
 from tokenizers_mm.measure.frechet import FeatureStatistics as FeatureStatistics, frechet_distance as frechet_distance
 from tokenizers_mm.measure.information import CodeStatistics as CodeStatistics, kl_bits as kl_bits

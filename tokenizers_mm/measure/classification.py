@@ -1,4 +1,4 @@
-"""What the features of a tokenizer know of labels: linear probe, k nearest neighbours, cross-validation.
+"""Linear probe, k nearest neighbours and cross-validation: what the features of a tokenizer know of labels.
 
 Every accuracy stands beside chance (one over the number of classes), the accuracy of always saying the most frequent
 class, and the mean of the per-class accuracies, which no frequent class can lift.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,43 +81,31 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CrossValidation:
-    """Several classifications, each tested on images that the others train on; means are over folds."""
+    """Several classifications, each tested on images that the others train on.
+
+    accuracy, balanced, chance, majority  means over folds
+    spread                                standard deviation of the accuracy over folds
+    """
 
     folds: tuple[Classification, ...]
+    accuracy: float = field(init=False)
+    balanced: float = field(init=False)
+    chance: float = field(init=False)
+    majority: float = field(init=False)
+    spread: float = field(init=False)
 
-    @property
-    def accuracy(self) -> float:
-        """Mean accuracy over folds."""
-        return self._mean("accuracy")
-
-    @property
-    def balanced(self) -> float:
-        """Mean over folds of the mean accuracy over classes."""
-        return self._mean("balanced")
-
-    @property
-    def chance(self) -> float:
-        """One over the number of classes."""
-        return self._mean("chance")
-
-    @property
-    def majority(self) -> float:
-        """Mean over folds of the accuracy of always saying the most frequent class."""
-        return self._mean("majority")
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation of the accuracy over folds."""
-        return float(torch.tensor([fold.accuracy for fold in self.folds], dtype=torch.float64).std())
+    def __post_init__(self) -> None:
+        """Compute the means."""
+        for name in ("accuracy", "balanced", "chance", "majority"):
+            values: list[float] = [getattr(fold, name) for fold in self.folds]
+            object.__setattr__(self, name, sum(values) / len(values))
+        accuracies = torch.tensor([fold.accuracy for fold in self.folds], dtype=torch.float64)
+        object.__setattr__(self, "spread", float(accuracies.std()))
 
     def record(self) -> dict[str, Any]:
         """JSON-able, with every fold."""
-        names = ("accuracy", "balanced", "chance", "majority", "spread")
-        return {name: getattr(self, name) for name in names} | {"folds": [fold.record() for fold in self.folds]}
-
-    def _mean(self, name: str) -> float:
-        values: list[float] = [getattr(fold, name) for fold in self.folds]
-        return sum(values) / len(values)
+        means = {name: value for name, value in vars(self).items() if name != "folds"}
+        return means | {"folds": [fold.record() for fold in self.folds]}
 
 
 @torch.no_grad()

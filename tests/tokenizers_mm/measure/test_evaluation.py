@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tokenizers_mm.api import Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.losses.perceptual import perceptual
-from tokenizers_mm.measure.evaluation import Evaluation, evaluate
+from tokenizers_mm.measure.evaluation import Evaluation
+from tokenizers_mm.measure.evaluator import evaluate
 from tokenizers_mm.measure.presets import preset
 from tokenizers_mm.measure.protocol import Measurement, Protocol
 from tokenizers_mm.measure.speed import Speed
