@@ -205,9 +205,8 @@ class _TokensAlone:
 
     @property
     def latent_patch(self) -> int:
-        return (
-            downsampling_of(self.tokenizer) * _plain(self.tokenizer.spec.grid)[0] // self.tokenizer.spec.image_size[0]
-        )
+        spec = self.tokenizer.spec
+        return downsampling_of(self.tokenizer) * _plain(spec.grid)[0] // spec.image_size[0]
 
     def features(self, image_BCHW: Tensor) -> Vectors:
         return self.vectors(self.tokenizer.encode(image_BCHW))
