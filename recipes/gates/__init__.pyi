@@ -1,10 +1,7 @@
+from recipes.gates.captions import measure_captions as measure_captions
 from recipes.gates.figures import Example as Example, Figure as Figure, Findings as Findings, merge as merge
 from recipes.gates.generators import (
-    GENERATORS as GENERATORS,
     NAMES as NAMES,
-    SAMPLING as SAMPLING,
-    draw_samples as draw_samples,
-    measure_captions as measure_captions,
     measure_copies_control as measure_copies_control,
     measure_samples as measure_samples,
 )
@@ -15,6 +12,7 @@ from recipes.gates.photos import (
     TOKENIZERS as TOKENIZERS,
     measure_photos as measure_photos,
 )
+from recipes.gates.samples import GENERATORS as GENERATORS, SAMPLING as SAMPLING, draw_samples as draw_samples
 from recipes.gates.shapes import (
     CONTROLS as CONTROLS,
     make_evaluator as make_evaluator,

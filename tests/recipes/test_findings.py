@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recipes.demo.findings import measure_demo
 from recipes.gates.figures import Example, Figure, Findings, merge
-from recipes.gates.generators import DrawnSamples, measure_copies_control, measure_samples
+from recipes.gates.generators import measure_copies_control, measure_samples
+from recipes.gates.samples import DrawnSamples
 from recipes.gates.shapes import Evaluator, as_images, chance_range, control
 from recipes.inputs.run_folder import trained_precision
 from tokenizers_mm.data.sets.shapes import ATTRIBUTES, Shapes

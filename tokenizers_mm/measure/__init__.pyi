@@ -1,8 +1,5 @@
-from tokenizers_mm.measure.classification import (
-    cross_validate as cross_validate,
-    linear_probe as linear_probe,
-    pooled_features as pooled_features,
-)
+from tokenizers_mm.measure.classification import cross_validate as cross_validate
+from tokenizers_mm.measure.classifiers import linear_probe as linear_probe, pooled_features as pooled_features
 from tokenizers_mm.measure.codecs import (
     VARIANTS as VARIANTS,
     Codec as Codec,
