@@ -6,8 +6,4 @@ from tokenizers_mm.checkpoints.families import (
 )
 from tokenizers_mm.checkpoints.loading import load as load
 from tokenizers_mm.checkpoints.source import check_source as check_source
-from tokenizers_mm.models.fused import Model as Model
-from tokenizers_mm.saving.fingerprints import fingerprint as fingerprint
-from tokenizers_mm.saving.folder import save as save
-from tokenizers_mm.weights.errors import CheckpointError as CheckpointError
-from tokenizers_mm.weights.provenance import Provenance as Provenance
+from tokenizers_mm.weights import CheckpointError as CheckpointError
