@@ -1,7 +1,7 @@
 """Sources whose batches are `Examples`: images with captions or labels.
 
     LabelledImages   a `Labelled` data set in memory, augmented where asked
-    CaptionedFolder  an `ImageFolder` with the captions and labels that `notes` finds
+    CaptionedFolder  an image folder with the captions and labels that `notes` finds
 
 Shape letters: B batch, N positions, D channels, H and W pixels, C colour channels.
 """
@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenizers_mm.data.folder import ImageFolder
+from tokenizers_mm.data.folder import FolderSource
 from tokenizers_mm.data.images import ImageError, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.notes import read_notes
 from tokenizers_mm.data.sources import Draw, Examples, Fetched, batch_of
-from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable
+from tokenizers_mm.data.unreadable import Unreadable
 
 __all__ = ["CaptionedFolder", "LabelledImages", "labelled_folder"]
 
@@ -78,28 +77,17 @@ class LabelledImages:
         return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
 
 
-class CaptionedFolder:
+class CaptionedFolder(FolderSource):
     """An image folder whose batches are `Examples` with the captions and labels that stand beside the images.
 
-    Arguments as `ImageFolder`; `notes` says where captions and labels may stand. Raises `ValueError` naming the file
+    Arguments as `FolderSource`; `notes` says where captions and labels may stand. Raises `ValueError` naming the file
     where there are none, one is empty, or they and the images do not pair.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        size: int,
-        crop: Literal["random", "centre"] = "random",
-        flip: bool = True,
-        max_unreadable: float = ALLOWED_SHARE,
-    ) -> None:
-        self.images = ImageFolder(path, size, crop, flip, max_unreadable)
-        self.notes = read_notes(path, self.images.files)
-        self.path, self.files, self.keys, self.fixed = path, self.images.files, self.images.keys, self.images.fixed
-        self.image_size, self.max_unreadable, self.refuse = (size, size), max_unreadable, self.images.refuse
-
-    def __len__(self) -> int:
-        return len(self.images)
+    def __post_init__(self) -> None:
+        """Find the files and what is said about them."""
+        super().__post_init__()
+        self.notes = read_notes(self.path, self.files)
 
     def batch(self, draws: Sequence[Draw]) -> Examples:
         """Float images [B, 3, size, size] in [-1, 1] with what is known about them; see `ImageFolder.batch`."""
@@ -107,8 +95,8 @@ class CaptionedFolder:
         return examples
 
     def fetch(self, draws: Sequence[Draw]) -> Fetched:
-        """As `ImageFolder.fetch`; captions and labels are those of the images shown."""
-        fetched = self.images.fetch(draws)
+        """As `FolderSource.fetch`; captions and labels are those of the images shown."""
+        fetched = super().fetch(draws)
         if fetched.batch is None:
             return fetched
         chosen = [draw.index for draw in fetched.draws]

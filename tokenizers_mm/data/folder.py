@@ -6,6 +6,7 @@ Shape letters: B batch, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,36 +18,38 @@ from tokenizers_mm.data.images import ImageError, centre_crop, find_images, read
 from tokenizers_mm.data.sources import Draw, Fetched, batch_of, signed
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE, TooManyUnreadable, Unreadable, check_share
 
-__all__ = ["ImageFolder"]
+__all__ = ["FolderSource", "ImageFolder"]
 
 Pixels = NDArray[np.uint8]
 
 
-class ImageFolder:
+@dataclass(eq=False)
+class FolderSource:
     """Image files of a folder, decoded when drawn; the shorter side is resized, then a square is cropped.
 
+    crop            where the square is cut out
+    flip            mirror left and right half of the time
     max_unreadable  share of the images that may be unreadable
 
     A draw of an unreadable image is a draw of the next readable one, in the order of their paths and with the same
     seed, so batches stay a function of the draws. Raises `ValueError` for a folder without images.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        size: int,
-        crop: Literal["random", "centre"] = "random",
-        flip: bool = True,
-        max_unreadable: float = ALLOWED_SHARE,
-    ) -> None:
-        if size < 1 or crop not in ("random", "centre"):
-            raise ValueError(f"size={size}, crop={crop!r}: expected size >= 1 and crop random or centre")
-        check_share("max_unreadable", max_unreadable)
-        self.path, self.files = path, find_images(path)
-        self.keys = [file.relative_to(path).as_posix() for file in self.files]
-        self.size, self.crop, self.flip, self.max_unreadable = size, crop, flip, max_unreadable
-        self.image_size = (size, size)
-        self.fixed = crop == "centre" and not flip
+    path: str | Path
+    size: int
+    crop: Literal["random", "centre"] = "random"
+    flip: bool = True
+    max_unreadable: float = ALLOWED_SHARE
+
+    def __post_init__(self) -> None:
+        """Find the files; refuse sizes, crops and shares that mean nothing."""
+        if self.size < 1 or self.crop not in ("random", "centre"):
+            raise ValueError(f"size={self.size}, crop={self.crop!r}: expected size >= 1 and crop random or centre")
+        check_share("max_unreadable", self.max_unreadable)
+        self.files = find_images(self.path)
+        self.keys = [file.relative_to(self.path).as_posix() for file in self.files]
+        self.image_size = (self.size, self.size)
+        self.fixed = self.crop == "centre" and not self.flip
         self._refused: dict[int, tuple[str, str]] = {}
 
     def __len__(self) -> int:
@@ -55,11 +58,6 @@ class ImageFolder:
     def refuse(self, index: int, stage: str, reason: str) -> None:
         """Treat an image as unreadable from now on: what belongs beside it is missing."""
         self._refused[index] = stage, reason
-
-    def batch(self, draws: Sequence[Draw]) -> Tensor:
-        """Float [B, 3, size, size] in [-1, 1]; warns of unreadable images, raises `TooManyUnreadable`."""
-        image_BCHW: Tensor = batch_of(self, draws)
-        return image_BCHW
 
     def fetch(self, draws: Sequence[Draw]) -> Fetched:
         """A batch with the draws that it shows, and the images that could not be read."""
@@ -91,3 +89,12 @@ class ImageFolder:
             top, left = (int(rng.integers(0, have - self.size + 1)) for have in image.shape[:2])
             image = image[top : top + self.size, left : left + self.size]
         return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
+
+
+class ImageFolder(FolderSource):
+    """A folder whose batches are images alone, see `FolderSource`."""
+
+    def batch(self, draws: Sequence[Draw]) -> Tensor:
+        """Float [B, 3, size, size] in [-1, 1]; warns of unreadable images, raises `TooManyUnreadable`."""
+        image_BCHW: Tensor = batch_of(self, draws)
+        return image_BCHW
