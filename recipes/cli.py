@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from recipes.commands import tell, warn
+from recipes.commands import evaluate, tell, warn
 from recipes.commands.caption import caption
 from recipes.commands.compare import compare
 from recipes.commands.convert import convert
 from recipes.commands.data import data
 from recipes.commands.demo import demo
 from recipes.commands.encode import encode
-from recipes.commands.eval import evaluate
 from recipes.commands.families import families
 from recipes.commands.recipes import recipes
 from recipes.commands.sample import sample

@@ -171,8 +171,8 @@ def test_wrong_commands_fail(line):
 
 
 def test_missing_folders_and_links_fail():
-    tree = "```\ntokenizers_mm/  b\n  data/  c\n    store.py  d\n  dada/  e\n```\n"
-    lines = "```\ntokenizers_mm/ b\n├── data/  c\n│   └── store.py  d\n└── dada/  e\n```\n"
+    tree = "```\ntokenizers_mm/  b\n  data/  c\n    images.py  d\n  dada/  e\n```\n"
+    lines = "```\ntokenizers_mm/ b\n├── data/  c\n│   └── images.py  d\n└── dada/  e\n```\n"
     assert list(tree_paths(tree)) == list(tree_paths(lines))
     assert missing_paths(tree) == ["tokenizers_mm/dada"]
     text = "[a](LICENSE) ![b](no.png) [c](https://example.org) [d](#here) [e](README.md#there)"

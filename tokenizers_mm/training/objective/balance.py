@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.losses import adaptive_weight
-from tokenizers_mm.training.protocols import Mean
+from tokenizers_mm.training import Mean
 
 
 class Balance(nn.Module):
