@@ -33,7 +33,7 @@ from tokenizers_mm.models.autoencoder import AutoencoderConfig
 from tokenizers_mm.nets import ConvConfig
 from tokenizers_mm.nets.query import QueryConfig
 from tokenizers_mm.nets.transformer import TransformerConfig
-from tokenizers_mm.report.page import WithNote
+from tokenizers_mm.report.cells import WithNote
 
 NET = ConvConfig(channels=8, multipliers=(1,), blocks=1, patch=8, norm="rms")
 BOTTLENECKS = {"fsq": {"kind": "fsq", "levels": [4, 4, 4]}, "vae": {"kind": "gaussian", "dim": 3}}

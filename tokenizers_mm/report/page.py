@@ -12,15 +12,15 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Self
 
+from tokenizers_mm.report.cells import Cell, marked, prose, table
 from tokenizers_mm.report.chart import Points, line_chart, scatter_chart
-from tokenizers_mm.report.picture import Pixels, false_colour, picture
+from tokenizers_mm.report.picture import Pixels, picture
 
-__all__ = ["Cell", "WithNote", "Page", "Share", "false_colour"]
+__all__ = ["Page"]
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _ARROW = (
@@ -29,35 +29,12 @@ _ARROW = (
 )
 
 
-@dataclass(frozen=True)
-class Share:
-    """A table cell with a bar: a share in 0..1, shown as a percentage, and the target to reach as a tick."""
-
-    value: float
-    target: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is not a share."""
-        if not 0 <= self.value <= 1:
-            raise ValueError(f"value={self.value}: a share lies in 0..1")
-
-
-@dataclass(frozen=True)
-class WithNote:
-    """A table cell that says more where the pointer rests; a keyboard or paper has no pointer, so say it below too."""
-
-    cell: str | int | float
-    note: str
-
-
-_Plain = str | int | float | bool | Share | None
-Cell = _Plain | WithNote
-
-
 class Page:
     """Collects blocks from top to bottom; every method returns the page, `write` ends it.
 
-    title  one statement;  summary  what it means, in two or three sentences;  eyebrow  a short line above
+    title    one statement
+    summary  what it means, in two or three sentences
+    eyebrow  a short line above
     """
 
     def __init__(self, title: str, summary: str, *, eyebrow: str = "") -> None:
@@ -74,7 +51,7 @@ class Page:
         height, width = stages[0][0].shape[:2]
         figures = [
             f'<figure><div class="frame">{picture(pixels, f"{name}: {detail}")}</div>'
-            f"<figcaption><b>{_text(name)}</b><span>{_text(detail)}</span></figcaption></figure>"
+            f"<figcaption><b>{prose(name)}</b><span>{prose(detail)}</span></figcaption></figure>"
             for pixels, name, detail in stages
         ]
         return self._add(f'<div class="strip" style="--ratio:{width} / {height}">{_ARROW.join(figures)}</div>')
@@ -84,8 +61,8 @@ class Page:
         items = []
         for number, label in facts:
             value, _, unit = number.partition(" ")
-            small = f"<small>{_text(unit)}</small>" if unit else ""
-            items.append(f"<div><dt>{_text(label)}</dt><dd>{_text(value)}{small}</dd></div>")
+            small = f"<small>{prose(unit)}</small>" if unit else ""
+            items.append(f"<div><dt>{prose(label)}</dt><dd>{prose(value)}{small}</dd></div>")
         return self._add(f'<dl class="facts">{"".join(items)}</dl>')
 
     def section(self, title: str, text: str = "") -> Self:
@@ -93,18 +70,18 @@ class Page:
         self._sections.append(title)
         number = len(self._sections)
         closing = "</section>" if number > 1 else ""
-        self._body.append(f'{closing}<section id="s{number}"><h2><span>{number}</span>{_text(title)}</h2>')
+        self._body.append(f'{closing}<section id="s{number}"><h2><span>{number}</span>{prose(title)}</h2>')
         return self.text(text) if text else self
 
     def heading(self, title: str, text: str = "") -> Self:
         """A heading inside a section."""
-        self._add(f"<h3>{_text(title)}</h3>")
+        self._add(f"<h3>{prose(title)}</h3>")
         return self.text(text) if text else self
 
     def text(self, text: str) -> Self:
         """Paragraphs, separated by blank lines."""
         paragraphs = re.split(r"\n\s*\n", text.strip())
-        return self._add("".join(f'<p class="prose">{_text(paragraph)}</p>' for paragraph in paragraphs))
+        return self._add("".join(f'<p class="prose">{prose(paragraph)}</p>' for paragraph in paragraphs))
 
     def figure(
         self,
@@ -114,15 +91,15 @@ class Page:
         note: str = "",
     ) -> Self:
         """A grid of pictures: row label -> (picture, text beneath) for each column."""
-        cells = ['<span class="corner"></span>'] + [f'<div class="column">{_text(column)}</div>' for column in columns]
+        cells = ['<span class="corner"></span>'] + [f'<div class="column">{prose(column)}</div>' for column in columns]
         cells = cells if any(columns) else []
         for label, pictures in rows.items():
             if len(pictures) != len(columns):
                 raise ValueError(f"row {label!r} has {len(pictures)} pictures for {len(columns)} columns")
-            cells.append(f'<div class="row">{_text(label)}</div>')
+            cells.append(f'<div class="row">{prose(label)}</div>')
             for (pixels, below), column in zip(pictures, columns, strict=True):
                 alt = " · ".join(filter(None, (label, column, below)))
-                caption = f"<figcaption><b>{_text(column)}</b> {_text(below)}</figcaption>"
+                caption = f"<figcaption><b>{prose(column)}</b> {prose(below)}</figcaption>"
                 cells.append(f'<figure class="cell">{picture(pixels, alt)}{caption}</figure>')
         head = "96px" if any(rows) else "0px"
         style = f"--columns:{len(columns)};--narrow:{4 if len(columns) > 6 else 2};--head:{head}"
@@ -141,31 +118,14 @@ class Page:
             )
         cells = [
             f'<figure class="cell">{picture(pixels, caption)}'
-            f"<figcaption>{_mark(mark)}{_text(caption)}</figcaption></figure>"
+            f"<figcaption>{marked(mark)}{prose(caption)}</figcaption></figure>"
             for pixels, caption, mark in zip(images, captions, marks, strict=True)
         ]
         return self._add(f'<div class="block"><div class="gallery">{"".join(cells)}</div>{_note(note)}</div>')
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, note: str = "") -> Self:
         """Columns of numbers are aligned right; True and False read "reached" and "missed"; None is a dash or blank."""
-        for row in rows:
-            if len(row) != len(columns):
-                raise ValueError(f"row {list(row)} has {len(row)} cells for {len(columns)} columns")
-        plain = [[cell.cell if isinstance(cell, WithNote) else cell for cell in row] for row in rows]
-        kinds = [' class="number"' if _numeric([row[i] for row in plain]) else "" for i in range(len(columns))]
-        decimals = [_decimals([row[i] for row in plain]) for i in range(len(columns))]
-        head = "".join(f"<th{kind}>{_text(name)}</th>" for name, kind in zip(columns, kinds, strict=True))
-        body = "".join(
-            "<tr>"
-            + "".join(
-                f"<td{kinds[i]}>{_cell(cell, decimals[i]) if cell is not None else '–' * bool(kinds[i])}</td>"
-                for i, cell in enumerate(row)
-            )
-            + "</tr>"
-            for row in rows
-        )
-        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        return self._add(f'<div class="block"><div class="scroll">{table}</div>{_note(note)}</div>')
+        return self._add(f'<div class="block"><div class="scroll">{table(columns, rows)}</div>{_note(note)}</div>')
 
     def lines(
         self,
@@ -178,9 +138,7 @@ class Page:
         title: str = "",
     ) -> Self:
         """A line chart; charts that follow each other stand side by side."""
-        caption = f"<figcaption>{_text(title)}</figcaption>" if title else ""
-        chart = line_chart(series, x_label=x_label, y_label=y_label, log_y=log_y, target=target)
-        return self._add(f'<figure class="block chart">{caption}{chart}</figure>')
+        return self._chart(title, line_chart(series, x_label=x_label, y_label=y_label, log_y=log_y, target=target))
 
     def scatter(
         self,
@@ -194,9 +152,8 @@ class Page:
         title: str = "",
     ) -> Self:
         """A chart of marks by name; see `scatter_chart`. Charts that follow each other stand side by side."""
-        caption = f"<figcaption>{_text(title)}</figcaption>" if title else ""
         chart = scatter_chart(marks, x_label=x_label, y_label=y_label, lines=lines, log_x=log_x, level=level)
-        return self._add(f'<figure class="block chart">{caption}{chart}</figure>')
+        return self._chart(title, chart)
 
     def code(self, commands: str) -> Self:
         """Shell commands, one a line; lines that begin with # are remarks."""
@@ -209,9 +166,9 @@ class Page:
 
     def details(self, title: str, fields: Mapping[str, object]) -> Self:
         """A record that opens on click: name -> value."""
-        items = "".join(f"<dt>{_text(name)}</dt><dd>{_text(str(value))}</dd>" for name, value in fields.items())
+        items = "".join(f"<dt>{prose(name)}</dt><dd>{prose(str(value))}</dd>" for name, value in fields.items())
         return self._add(
-            f'<details class="block"><summary>{_text(title)}</summary><dl class="fields">{items}</dl></details>'
+            f'<details class="block"><summary>{prose(title)}</summary><dl class="fields">{items}</dl></details>'
         )
 
     def footer(self, *lines: str) -> Self:
@@ -223,18 +180,18 @@ class Page:
         """The whole page."""
         style, script = (Path(__file__).with_suffix(kind).read_text(encoding="utf-8") for kind in (".css", ".js"))
         links = "".join(
-            f'<a href="#s{number}"><span>{number}</span>{_text(title)}</a>'
+            f'<a href="#s{number}"><span>{number}</span>{prose(title)}</a>'
             for number, title in enumerate(self._sections, 1)
         )
-        eyebrow = f'<p class="eyebrow">{_text(self.eyebrow)}</p>' if self.eyebrow else ""
+        eyebrow = f'<p class="eyebrow">{prose(self.eyebrow)}</p>' if self.eyebrow else ""
         body = "".join(self._body) + ("</section>" if self._sections else "")
-        footer = "".join(f"<p>{_text(line)}</p>" for line in self._footer)
+        footer = "".join(f"<p>{prose(line)}</p>" for line in self._footer)
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{escape(self.title)}</title><style>\n{style}</style></head>\n<body><main><header>{eyebrow}"
-            f'<h1>{_text(self.title)}</h1><p class="summary">{_text(self.summary)}</p><nav>{links}</nav>'
+            f'<h1>{prose(self.title)}</h1><p class="summary">{prose(self.summary)}</p><nav>{links}</nav>'
             f"{''.join(self._head)}</header>\n{body}</main>\n<footer>{footer}</footer>"
             '<dialog aria-label="Picture, enlarged"><img alt=""><p><b></b><small>← → to flip, Esc to close</small></p>'
             f"</dialog><script>\n{script}</script></body></html>\n"
@@ -250,54 +207,17 @@ class Page:
         os.replace(file.name, path)
         return path
 
+    def _chart(self, title: str, chart: str) -> Self:
+        caption = f"<figcaption>{prose(title)}</figcaption>" if title else ""
+        return self._add(f'<figure class="block chart">{caption}{chart}</figure>')
+
     def _add(self, block: str) -> Self:
         (self._body if self._sections else self._head).append(block)
         return self
 
 
-def _text(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-
-
 def _note(text: str) -> str:
-    return f'<p class="note">{_text(text)}</p>' if text else ""
-
-
-def _mark(mark: bool | None, words: tuple[str, str] = ("", "")) -> str:
-    if mark is None:
-        return ""
-    sign, kind, word = ("✓", "yes", words[0]) if mark else ("✗", "no", words[1])
-    label = "" if word else f' role="img" aria-label="{"right" if mark else "wrong"}"'
-    return f'<span class="mark {kind}"{label}>{sign} {word}</span> '
-
-
-def _cell(cell: str | int | float | bool | Share | WithNote, decimals: int) -> str:
-    if isinstance(cell, WithNote):
-        return f'<span title="{escape(cell.note)}">{_cell(cell.cell, decimals)}</span>'
-    if isinstance(cell, bool):
-        return _mark(cell, ("reached", "missed"))
-    if isinstance(cell, Share):
-        tick = "" if cell.target is None else f'<u style="left:{100 * cell.target:.1f}%"></u>'
-        bar = f'<span class="bar"><i style="width:{100 * cell.value:.1f}%"></i>{tick}</span>'
-        return f'<span class="share"><span>{100 * cell.value:.1f} %</span>{bar}</span>'
-    if isinstance(cell, float):
-        return f"{cell:,.{decimals}f}"
-    return f"{cell:,}" if isinstance(cell, int) else _text(cell)
-
-
-def _decimals(cells: Sequence[_Plain]) -> int:
-    """Decimals of a column: as many as its floats need for four significant digits, at most three."""
-    texts = [f"{cell:.4g}" for cell in cells if isinstance(cell, float)]
-    return min(3, max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=0))
-
-
-def _numeric(cells: Sequence[_Plain]) -> bool:
-    """True where a column reads as numbers: right-aligned then."""
-    numbers = [c for c in cells if c is not None]
-    return bool(numbers) and all(
-        not isinstance(c, bool) and (isinstance(c, (int, float, Share)) or bool(re.match(r"[-+±≤≥<>~]?\s?[\d.]", c)))
-        for c in numbers
-    )
+    return f'<p class="note">{prose(text)}</p>' if text else ""
 
 
 def _command(line: str) -> str:

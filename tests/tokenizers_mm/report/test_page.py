@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenizers_mm.report.page import Cell, Page, Share, WithNote, false_colour
-from tokenizers_mm.report.picture import Pixels
+from tokenizers_mm.report.cells import Cell, Share, WithNote
+from tokenizers_mm.report.page import Page
+from tokenizers_mm.report.picture import Pixels, false_colour
 
 VOID = {"meta", "img", "path", "line", "polyline", "br"}
 NASTY = '<script>alert("x")</script> & "quotes"'
