@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.checkpoints import diffusers
+from tokenizers_mm.checkpoints.assembled import assembled
 from tokenizers_mm.checkpoints.parsed import Parsed
 from tokenizers_mm.checkpoints.recognise import recognise
 from tokenizers_mm.checkpoints.source import configs_in, is_network, refuse_folder
 from tokenizers_mm.checkpoints.statistics import read_statistics
 from tokenizers_mm.config import parse
 from tokenizers_mm.models import KINDS, Autoencoder, Model
-from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.saving import folder as native, is_ours, listing, locate, refuse_path
 from tokenizers_mm.towers import Tower, TowerConfig, build_tower
 from tokenizers_mm.weights import TOWERS, CheckpointError, Provenance, files
@@ -69,7 +69,8 @@ def load(
         parsed = _parse(found, family, ema, config)
         for text in _warnings(parsed, found.path):
             warnings.warn(text, stacklevel=2)
-        model = _assemble(parsed, found.path)
+        # The file's name alone: sources are published with the tokenizer, and folders are nobody's business.
+        model = assembled(parsed, found.path.name)
     elif family or config:
         raise CheckpointError(f"{path}: a tokenizer of ours, whose config.json says all; leave family, config")
     else:
@@ -134,16 +135,6 @@ def _parse(found: _File, family: str | None, ema: bool | None, config: Mapping[s
     if diffusers.is_known(found.about):
         return diffusers.read(found.about, _flat(found.tree, found.path), str(found.path.parent), config)
     return recognise(found.tree, found.path, family, ema, found.about, config)
-
-
-def _assemble(parsed: Parsed, path: Path) -> Autoencoder:
-    model = assemble(parsed.options, parsed.state, parsed.where)
-    if parsed.statistics is not None and not model.spec.discrete:
-        model.set_statistics(*parsed.statistics)
-    row = parsed.family
-    # The file's name alone: sources are published with the tokenizer, and folders are nobody's business.
-    model.provenance = Provenance(row.name, path.name, None, row.code_licence, row.weights_licence, parsed.ignored)
-    return model
 
 
 def _warnings(parsed: Parsed, path: Path) -> Iterator[str]:
