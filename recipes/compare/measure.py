@@ -25,7 +25,7 @@ from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import (
     find_images,
     pad_to_multiple,
-    read_notes,
+    read_annotations,
     to_tensor,
     to_uint8,
     unpad,
@@ -163,7 +163,7 @@ def _probe(settings: Settings) -> str:
     if base in ("emoji", "fashion-mnist"):
         return base
     try:
-        notes = read_notes(settings.images, find_images(settings.images))
+        notes = read_annotations(settings.images, find_images(settings.images))
         return settings.images if len(notes.classes) > 1 else "none"
     except ValueError:
         return "none"  # no labels, or broken ones: naming the folder as the probe says what is wrong with them

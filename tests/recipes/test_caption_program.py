@@ -11,8 +11,8 @@ import backbones
 from recipes.programs.caption import Captioned, caption_images, write_captions
 from recipes.programs.sample import TOKENIZER_FILE
 from tokenizers_mm.api import TokenSpec
+from tokenizers_mm.data.annotations import read_partial_annotations
 from tokenizers_mm.data.images import Preprocess, decode, to_tensor
-from tokenizers_mm.data.notes import read_some_notes
 from tokenizers_mm.saving.fingerprints import fingerprint_of
 
 OPTIONS = {"width": 16, "depth": 1, "heads": 2, "max_text": 12}
@@ -89,7 +89,7 @@ def test_captions_are_written_as_image_folders_have_them(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "new" / "captions.jsonl").read_text().splitlines()]
     assert lines == [{"file": "a.png", "caption": 'tab\t"ä"\n'}, {"file": "b/c.png", "caption": ""}]
     write_captions(captions, tmp_path / "captions.jsonl")
-    notes = read_some_notes(tmp_path, [one.path for one in captions])
+    notes = read_partial_annotations(tmp_path, [one.path for one in captions])
     assert notes.captions["a.png"] == 'tab\t"ä"\n'
     assert captions[0].line == f'{tmp_path / "a.png"}\ttab "ä"'
     assert Captioned(tmp_path, "", "a\x1b[31m").line == f"{tmp_path}\ta\ufffd[31m"

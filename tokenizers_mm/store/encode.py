@@ -22,10 +22,10 @@ from tokenizers_mm.api import Tokenizer, TokenSpec
 from tokenizers_mm.data import (
     CAPTIONS,
     ImageError,
+    PartialAnnotations,
     Preprocess,
-    SomeNotes,
     find_images,
-    read_some_notes,
+    read_partial_annotations,
 )
 from tokenizers_mm.runtime import choose_device, local_path
 from tokenizers_mm.saving import fingerprint_of
@@ -176,9 +176,9 @@ def _all_bad(folder: Path, count: int, first: Quarantined) -> ValueError:
     )
 
 
-def _list_inputs(folder: Path, captions: str | Path) -> tuple[list[Input], SomeNotes]:
+def _list_inputs(folder: Path, captions: str | Path) -> tuple[list[Input], PartialAnnotations]:
     paths = find_images(folder)
-    notes = read_some_notes(folder, paths, captions)
+    notes = read_partial_annotations(folder, paths, captions)
     if notes.strays:
         more = f" and {len(notes.strays) - 1} others" if len(notes.strays) > 1 else ""
         warnings.warn(f"{folder / notes.strays[0]}{more}: beside no image of that name, so no caption", stacklevel=3)
