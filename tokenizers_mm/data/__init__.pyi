@@ -3,6 +3,12 @@ from tokenizers_mm.data.annotated import (
     LabelledImages as LabelledImages,
     labelled_folder as labelled_folder,
 )
+from tokenizers_mm.data.annotation_files import CAPTIONS as CAPTIONS, CLASSES as CLASSES
+from tokenizers_mm.data.annotations import (
+    PartialAnnotations as PartialAnnotations,
+    read_annotations as read_annotations,
+    read_partial_annotations as read_partial_annotations,
+)
 from tokenizers_mm.data.crops import RandomCrops as RandomCrops
 from tokenizers_mm.data.folder import ImageFolder as ImageFolder
 from tokenizers_mm.data.images import (
@@ -23,13 +29,6 @@ from tokenizers_mm.data.images import (
 )
 from tokenizers_mm.data.labelled import Labelled as Labelled, MissingDataError as MissingDataError
 from tokenizers_mm.data.loader import DataPosition as DataPosition, micro_batches as micro_batches
-from tokenizers_mm.data.notes import (
-    CAPTIONS as CAPTIONS,
-    CLASSES as CLASSES,
-    SomeNotes as SomeNotes,
-    read_notes as read_notes,
-    read_some_notes as read_some_notes,
-)
 from tokenizers_mm.data.sources import (
     Draw as Draw,
     Examples as Examples,

@@ -1,7 +1,7 @@
 """Sources whose batches are `Examples`: images with captions or labels.
 
     LabelledImages   a `Labelled` data set in memory, augmented where asked
-    CaptionedFolder  an image folder with the captions and labels that `notes` finds
+    CaptionedFolder  an image folder with the captions and labels that `annotations` finds
 
 Shape letters: B batch, N positions, D channels, H and W pixels, C colour channels.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers_mm.data.folder import FolderSource
 from tokenizers_mm.data.images import ImageError, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.notes import read_notes
+from tokenizers_mm.data.annotations import read_annotations
 from tokenizers_mm.data.sources import Draw, Examples, Fetched, batch_of
 from tokenizers_mm.data.unreadable import Unreadable
 
@@ -80,14 +80,14 @@ class LabelledImages:
 class CaptionedFolder(FolderSource):
     """An image folder whose batches are `Examples` with the captions and labels that stand beside the images.
 
-    Arguments as `FolderSource`; `notes` says where captions and labels may stand. Raises `ValueError` naming the file
+    Arguments as `FolderSource`; `annotations` says where captions and labels may stand. Raises `ValueError` naming the file
     where there are none, one is empty, or they and the images do not pair.
     """
 
     def __post_init__(self) -> None:
         """Find the files and what is said about them."""
         super().__post_init__()
-        self.notes = read_notes(self.path, self.files)
+        self.annotations = read_annotations(self.path, self.files)
 
     def batch(self, draws: Sequence[Draw]) -> Examples:
         """Float images [B, 3, size, size] in [-1, 1] with what is known about them; see `ImageFolder.batch`."""
@@ -100,8 +100,8 @@ class CaptionedFolder(FolderSource):
         if fetched.batch is None:
             return fetched
         chosen = [draw.index for draw in fetched.draws]
-        captions = tuple(self.notes.captions[i] for i in chosen) if self.notes.captions else ()
-        labels_B = torch.tensor([self.notes.labels[i] for i in chosen]) if self.notes.labels else None
+        captions = tuple(self.annotations.captions[i] for i in chosen) if self.annotations.captions else ()
+        labels_B = torch.tensor([self.annotations.labels[i] for i in chosen]) if self.annotations.labels else None
         return fetched._replace(batch=Examples(fetched.batch, captions, labels_B))
 
 
@@ -121,8 +121,8 @@ def labelled_folder(
     Raises `ValueError` as `CaptionedFolder` does, `TooManyUnreadable`, and without a ledger `ImageError`.
     """
     files = find_images(path)
-    notes = read_notes(path, files)
-    captions = notes.captions or tuple(notes.classes[label] for label in notes.labels)
+    annotations = read_annotations(path, files)
+    captions = annotations.captions or tuple(annotations.classes[label] for label in annotations.labels)
     keys, preprocess = [file.relative_to(path).as_posix() for file in files[:limit]], Preprocess(size)
     unreadable, images = None if counter is None else counter(path, len(keys)), {}
     for index, key in enumerate(keys):
@@ -137,7 +137,7 @@ def labelled_folder(
     return Labelled(
         images_NHWC=np.stack(list(images.values())),
         captions=tuple(captions[index] for index in images),
-        labels_N=np.array([notes.labels[index] if notes.labels else -1 for index in images]),
-        classes=notes.classes,
+        labels_N=np.array([annotations.labels[index] if annotations.labels else -1 for index in images]),
+        classes=annotations.classes,
         keys=tuple(keys[index] for index in images),
     )

@@ -7,28 +7,33 @@
 
 Paths are relative to the folder, the text is UTF-8. `classes.json`, a list of names, says what numbers mean.
 
-    read_notes       for training: what is there must be there for every image
-    read_some_notes  for encoding: an image may have none; names of sub-folders count where they are asked for
+    read_annotations          for training: what is there must be there for every image
+    read_partial_annotations  for encoding: an image may have none; names of sub-folders count where they are asked for
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["CAPTIONS", "CLASSES", "Notes", "SomeNotes", "read_notes", "read_some_notes"]
+from tokenizers_mm.data.annotation_files import (
+    CAPTIONS,
+    CLASSES,
+    CSV,
+    find_table,
+    read_caption,
+    read_classes,
+    read_table,
+    read_words,
+)
 
-CAPTIONS, CSV, CLASSES = "captions.jsonl", "captions.csv", "classes.json"
-_Table = dict[str, dict[str, Any]]
+__all__ = ["Annotations", "PartialAnnotations", "read_annotations", "read_partial_annotations"]
 
 
 @dataclass(frozen=True)
-class Notes:
+class Annotations:
     """What a folder says about its images, in their order.
 
     captions  one per image, or () where there are none
@@ -41,7 +46,7 @@ class Notes:
 
 
 @dataclass(frozen=True)
-class SomeNotes:
+class PartialAnnotations:
     """What a folder says about some of its images, each by its path relative to the folder.
 
     place    where it stands, in words; "" where nothing was found, or asked for
@@ -68,7 +73,7 @@ class SomeNotes:
         return (captions, labels) if self.labels else (captions,)
 
 
-def read_notes(folder: str | Path, images: Sequence[Path]) -> Notes:
+def read_annotations(folder: str | Path, images: Sequence[Path]) -> Annotations:
     """Captions and labels of these images of a folder.
 
     Raises `ValueError` naming the file where there are none, where they and the images do not pair, or where one is
@@ -76,22 +81,24 @@ def read_notes(folder: str | Path, images: Sequence[Path]) -> Notes:
     """
     root = Path(folder)
     keys = [path.relative_to(root).as_posix() for path in images]
-    table = _table_of(root)
+    table = find_table(root)
     if table is not None:
-        return _from_table(root, table, keys, _read_table(root, table, keys))
+        return _from_table(root, table, keys, read_table(root, table, keys))
     texts = [path.with_suffix(".txt") for path in images]
     if any(path.is_file() for path in texts):
-        return Notes(tuple(_read_caption(path) for path in texts), (), ())
+        return Annotations(tuple(read_caption(path) for path in texts), (), ())
     names = _folder_names(keys)
     if len(names) == len(keys):
         classes = tuple(sorted(set(names.values())))
-        return Notes(tuple(map(_spoken, names.values())), tuple(_numbered(names.values(), classes)), classes)
+        return Annotations(tuple(map(_spoken, names.values())), tuple(_numbered(names.values(), classes)), classes)
     raise ValueError(
         f"{root}: no captions and no labels; add {CAPTIONS}, {CSV}, a .txt beside each image, or a sub-folder per class"
     )
 
 
-def read_some_notes(folder: str | Path, images: Sequence[Path], where: str | Path = "auto") -> SomeNotes:
+def read_partial_annotations(
+    folder: str | Path, images: Sequence[Path], where: str | Path = "auto"
+) -> PartialAnnotations:
     """Captions and labels of those of these images that have any.
 
     where  "auto": captions.jsonl, else captions.csv, else .txt files; "folders": names of sub-folders; "none"; or a
@@ -102,79 +109,22 @@ def read_some_notes(folder: str | Path, images: Sequence[Path], where: str | Pat
     root = Path(folder)
     keys = [path.relative_to(root).as_posix() for path in images]
     if where == "none":
-        return SomeNotes()
+        return PartialAnnotations()
     if where == "folders":
         names = _folder_names(keys)
         if not names:
             raise ValueError(f"{root}: captions='folders', but no image stands in a sub-folder; make one per class")
         classes = tuple(sorted(set(names.values())))
         labels = dict(zip(names, _numbered(names.values(), classes), strict=True))
-        return SomeNotes({key: _spoken(name) for key, name in names.items()}, labels, "names of sub-folders", classes)
-    table = _table_of(root) if where == "auto" else Path(where)
+        return PartialAnnotations(
+            {key: _spoken(name) for key, name in names.items()}, labels, "names of sub-folders", classes
+        )
+    table = find_table(root) if where == "auto" else Path(where)
     return _some_texts(root, keys) if table is None else _some_lines(root, table, keys)
 
 
-def _read_jsonl(path: Path) -> _Table:
-    """Lines of a captions.jsonl by image; `ValueError` names the line that is wrong."""
-    from tokenizers_mm.runtime import is_text
-
-    notes: _Table = {}
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            note = json.loads(line)
-            file, caption, label = note["file"], note.get("caption"), note.get("label")
-            good = isinstance(file, str) and (caption is None or is_text(caption)) and type(label) in (int, type(None))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            good = False
-        if not good:
-            raise ValueError(
-                f'{path} line {number}: expected {{"file": path, "caption": text, "label": integer}}, got {line[:80]!r}'
-            )
-        if file in notes:
-            raise ValueError(f"{path} line {number}: {file!r} has a line already")
-        notes[file] = note
-    return notes
-
-
-def _read_csv(path: Path) -> _Table:
-    lines = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
-    columns = set(lines.fieldnames or ())
-    if "file" not in columns or not columns & {"caption", "label"}:
-        raise ValueError(f"{path} line 1: expected the columns file, and caption or label; found {sorted(columns)}")
-    notes: _Table = {}
-    try:
-        for row in lines:
-            if None in row:
-                raise ValueError(
-                    f"{path} line {lines.line_num}: more fields than the {len(columns)} columns; put texts with commas "
-                    "in double quotes"
-                )
-            if row["file"] in notes:
-                raise ValueError(f"{path} line {lines.line_num}: {row['file']!r} has a line already")
-            notes[row["file"]] = {name: row[name] for name in ("caption", "label") if row.get(name) is not None}
-    except csv.Error as error:
-        raise ValueError(f"{path} line {lines.line_num}: {error}") from error
-    return notes
-
-
-def _table_of(root: Path) -> Path | None:
-    """The file with all captions, where there is one."""
-    return next((root / name for name in (CAPTIONS, CSV) if (root / name).exists()), None)
-
-
-def _read_table(root: Path, path: Path, keys: Sequence[str]) -> _Table:
-    notes = _read_csv(path) if path.suffix.lower() == ".csv" else _read_jsonl(path)
-    known = set(keys)
-    strangers = [key for key in notes if key not in known]
-    if strangers:
-        raise ValueError(f"{path}: {len(strangers)} lines name no image under {root}; the first is {strangers[0]!r}")
-    return notes
-
-
-def _some_lines(root: Path, path: Path, keys: Sequence[str]) -> SomeNotes:
-    notes, as_text = _read_table(root, path, keys), path.suffix.lower() == ".csv"
+def _some_lines(root: Path, path: Path, keys: Sequence[str]) -> PartialAnnotations:
+    notes, as_text = read_table(root, path, keys), path.suffix.lower() == ".csv"
     found: dict[str, dict[str, Any]] = {"caption": {}, "label": {}}
     for name, values in found.items():
         for key in keys:
@@ -183,30 +133,30 @@ def _some_lines(root: Path, path: Path, keys: Sequence[str]) -> SomeNotes:
                 values[key] = value
     captions, labels = found.values()
     if not as_text or not labels:
-        return SomeNotes(captions, labels, path.name)
+        return PartialAnnotations(captions, labels, path.name)
     numbers, classes = _classes(root, path, list(labels.values()))
-    return SomeNotes(captions, dict(zip(labels, numbers, strict=True)), path.name, classes)
+    return PartialAnnotations(captions, dict(zip(labels, numbers, strict=True)), path.name, classes)
 
 
-def _some_texts(root: Path, keys: Sequence[str]) -> SomeNotes:
+def _some_texts(root: Path, keys: Sequence[str]) -> PartialAnnotations:
     texts = {path.relative_to(root).as_posix(): path for path in root.rglob("*.txt") if path.is_file()}
     beside = {key: PurePosixPath(key).with_suffix(".txt").as_posix() for key in keys}
     strays = tuple(sorted(texts.keys() - set(beside.values())))
-    captions = {key: _read_words(texts[text]) for key, text in beside.items() if text in texts}
+    captions = {key: read_words(texts[text]) for key, text in beside.items() if text in texts}
     captions = {key: caption for key, caption in captions.items() if caption}
     if not captions:
-        return SomeNotes(strays=strays, folders=bool(_folder_names(keys)))
-    return SomeNotes(captions, {}, ".txt files beside them", strays=strays)
+        return PartialAnnotations(strays=strays, folders=bool(_folder_names(keys)))
+    return PartialAnnotations(captions, {}, ".txt files beside them", strays=strays)
 
 
-def _from_table(root: Path, path: Path, keys: Sequence[str], notes: Mapping[str, Mapping[str, Any]]) -> Notes:
+def _from_table(root: Path, path: Path, keys: Sequence[str], notes: Mapping[str, Mapping[str, Any]]) -> Annotations:
     captions, labels = (_column(path, keys, notes, name) for name in ("caption", "label"))
     for key, caption in zip(keys, captions, strict=False):
         if not caption.strip():
             raise ValueError(f"{path}: the caption of {key!r} is empty; write one, or remove the image")
     if not captions and not labels:
         raise ValueError(f"{path}: holds neither captions nor labels")
-    return Notes(tuple(captions), *_classes(root, path, labels))
+    return Annotations(tuple(captions), *_classes(root, path, labels))
 
 
 def _column(path: Path, keys: Sequence[str], notes: Mapping[str, Mapping[str, Any]], name: str) -> list[Any]:
@@ -229,7 +179,7 @@ def _classes(root: Path, path: Path, labels: Sequence[int | str]) -> tuple[tuple
         return (), ()
     known: tuple[str, ...] = ()
     if (root / CLASSES).exists():
-        known = _read_classes(root / CLASSES)
+        known = read_classes(root / CLASSES)
     try:
         numbers = [int(label) for label in labels]
     except ValueError:
@@ -247,16 +197,6 @@ def _classes(root: Path, path: Path, labels: Sequence[int | str]) -> tuple[tuple
     return tuple(numbers), known
 
 
-def _read_classes(path: Path) -> tuple[str, ...]:
-    try:
-        names = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f'{path}: expected a list of names: ["cat", "dog"]')
-    return tuple(names)
-
-
 def _folder_names(keys: Sequence[str]) -> dict[str, str]:
     """The first folder in the path of every image that has one."""
     return {key: key.split("/", 1)[0] for key in keys if "/" in key}
@@ -266,26 +206,6 @@ def _numbered(names: Iterable[str], classes: Sequence[str]) -> list[int]:
     """Places of the names among those of the classes, the first of equal ones."""
     index = {name: number for number, name in reversed(list(enumerate(classes)))}
     return [index[name] for name in names]
-
-
-def _read_caption(path: Path) -> str:
-    if not path.is_file():
-        raise ValueError(f"{path}: missing, while other images have one: write a caption there, or remove the image")
-    caption = _read_words(path)
-    if not caption:
-        raise ValueError(f"{path}: the caption is empty; write one, or remove the image")
-    return caption
-
-
-def _read_words(path: Path) -> str:
-    return " ".join(_read(path).split())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
 
 
 def _spoken(name: str) -> str:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenizers_mm.data.notes import Notes, SomeNotes, read_notes, read_some_notes
+from tokenizers_mm.data.annotations import Annotations, PartialAnnotations, read_annotations, read_partial_annotations
 
 
 @pytest.fixture
@@ -37,29 +37,31 @@ def test_lines_of_json(folder):
         {"file": "cat/b.jpg", "caption": "an old cat", "label": 0},
     )
     captions = ("a cat", "an old cat", "a dog")
-    assert read_notes(folder, images(folder)) == Notes(captions, (0, 0, 1), ("0", "1"))
+    assert read_annotations(folder, images(folder)) == Annotations(captions, (0, 0, 1), ("0", "1"))
     (folder / "classes.json").write_text('["cat", "dog", "bird"]')
-    assert read_notes(folder, images(folder)).classes == ("cat", "dog", "bird")
+    assert read_annotations(folder, images(folder)).classes == ("cat", "dog", "bird")
 
 
 def test_tables(folder):
     (folder / "captions.csv").write_text(
         'caption,file,label\n"a, cat",cat/a.png,cat\nb,cat/b.jpg,cat\nc,dog_big/c.png,dog'
     )
-    assert read_notes(folder, images(folder)) == Notes(("a, cat", "b", "c"), (0, 0, 1), ("cat", "dog"))
+    assert read_annotations(folder, images(folder)) == Annotations(("a, cat", "b", "c"), (0, 0, 1), ("cat", "dog"))
     (folder / "classes.json").write_text('["dog", "cat"]')
-    assert read_notes(folder, images(folder)).labels == (1, 1, 0)
+    assert read_annotations(folder, images(folder)).labels == (1, 1, 0)
     (folder / "captions.csv").write_text("file,label\ncat/a.png,0\ncat/b.jpg,1\ndog_big/c.png,1")
-    assert read_notes(folder, images(folder)) == Notes((), (0, 1, 1), ("dog", "cat"))
+    assert read_annotations(folder, images(folder)) == Annotations((), (0, 1, 1), ("dog", "cat"))
 
 
 def test_texts_beside_images(folder):
     write_texts(folder, "a\n cat ", "b", "c")
-    assert read_notes(folder, images(folder)) == Notes(("a cat", "b", "c"), (), ())
+    assert read_annotations(folder, images(folder)) == Annotations(("a cat", "b", "c"), (), ())
 
 
 def test_a_folder_per_class(folder):
-    assert read_notes(folder, images(folder)) == Notes(("cat", "cat", "dog big"), (0, 0, 1), ("cat", "dog_big"))
+    assert read_annotations(folder, images(folder)) == Annotations(
+        ("cat", "cat", "dog big"), (0, 0, 1), ("cat", "dog_big")
+    )
 
 
 FULL = [{"file": key, "caption": key, "label": 0} for key in ("cat/a.png", "cat/b.jpg", "dog_big/c.png")]
@@ -81,7 +83,7 @@ FULL = [{"file": key, "caption": key, "label": 0} for key in ("cat/a.png", "cat/
 def test_lines_of_json_that_do_not_pair(folder, notes, message):
     write_jsonl(folder, *notes)
     with pytest.raises(ValueError, match=message):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
 
 
 @pytest.mark.parametrize(
@@ -106,19 +108,19 @@ def test_tables_that_do_not_pair(folder, text, message):
     (folder / "classes.json").write_text('["a"]')
     (folder / "captions.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
 
 
 def test_texts_that_do_not_pair(folder):
     write_texts(folder, "a", None, "c")
     with pytest.raises(ValueError, match=r"b\.txt: missing, while other images have one"):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
     write_texts(folder, "a", "  \n", "c")
     with pytest.raises(ValueError, match=r"b\.txt: the caption is empty"):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
     (folder / "cat" / "b.txt").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"b\.txt: cannot be read"):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '["a", ""]', "[1]", "["])
@@ -126,13 +128,13 @@ def test_class_names_must_be_a_list(folder, text):
     write_jsonl(folder, *FULL)
     (folder / "classes.json").write_text(text)
     with pytest.raises(ValueError, match=r"classes\.json: "):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
 
 
 def test_no_notes_at_all(tmp_path):
     (tmp_path / "a.png").touch()
     with pytest.raises(ValueError, match=r"no captions and no labels; add captions\.jsonl"):
-        read_notes(tmp_path, [tmp_path / "a.png"])
+        read_annotations(tmp_path, [tmp_path / "a.png"])
 
 
 # -------------------------------------------------------------------------------------------------------- some of them
@@ -142,8 +144,10 @@ def test_some_lines_of_json_are_taken_as_they_are(folder):
     write_jsonl(
         folder, {"file": "dog_big/c.png", "caption": "a dog", "label": -7}, {"file": "cat/a.png", "caption": ""}
     )
-    found = read_some_notes(folder, images(folder))
-    assert found == SomeNotes({"cat/a.png": "", "dog_big/c.png": "a dog"}, {"dog_big/c.png": -7}, "captions.jsonl")
+    found = read_partial_annotations(folder, images(folder))
+    assert found == PartialAnnotations(
+        {"cat/a.png": "", "dog_big/c.png": "a dog"}, {"dog_big/c.png": -7}, "captions.jsonl"
+    )
     assert found.lines(3) == (
         "captions: 1 of 3 images, from captions.jsonl",
         "labels: 1 of 3 images, from captions.jsonl",
@@ -154,45 +158,45 @@ def test_a_table_may_have_empty_cells_and_its_names_become_numbers(folder):
     text = 'file,caption,label\ncat/a.png,"a cat, ""asleep""\nand dreaming",cat\ncat/b.jpg, ,\ndog_big/c.png,,dog'
     (folder / "captions.csv").write_text("\ufeff" + text, encoding="utf-8")  # as spreadsheets write it
     captions = {"cat/a.png": 'a cat, "asleep"\nand dreaming'}
-    expected = SomeNotes(captions, {"cat/a.png": 0, "dog_big/c.png": 1}, "captions.csv", ("cat", "dog"))
-    assert read_some_notes(folder, images(folder)) == expected
+    expected = PartialAnnotations(captions, {"cat/a.png": 0, "dog_big/c.png": 1}, "captions.csv", ("cat", "dog"))
+    assert read_partial_annotations(folder, images(folder)) == expected
     assert "labels: 2 of 3 images, from captions.csv: 2 classes" in expected.lines(3)
     (folder / "classes.json").write_text('["dog", "bird", "cat"]')
-    assert read_some_notes(folder, images(folder)).labels == {"cat/a.png": 2, "dog_big/c.png": 0}
+    assert read_partial_annotations(folder, images(folder)).labels == {"cat/a.png": 2, "dog_big/c.png": 0}
     # Training takes the same file and finds the gap.
     with pytest.raises(ValueError, match=r"captions\.csv: .*'cat/b.jpg'"):
-        read_notes(folder, images(folder))
+        read_annotations(folder, images(folder))
 
 
 def test_some_texts_are_those_of_training_and_strays_are_told(folder):
     write_texts(folder, "a\n cat ", None, "c")
     (folder / "README.txt").write_text("hello")
     (folder / "cat" / "z.txt").write_text("no image")
-    found = read_some_notes(folder, images(folder))
+    found = read_partial_annotations(folder, images(folder))
     assert found.captions == {"cat/a.png": "a cat", "dog_big/c.png": "c"}
     assert found.strays == ("README.txt", "cat/z.txt")
     assert found.lines(3) == ("captions: 2 of 3 images, from .txt files beside them",)
     write_texts(folder, None, "\ufeffb", "  \n")
-    found = read_some_notes(folder, images(folder))
+    found = read_partial_annotations(folder, images(folder))
     assert found.captions == {"cat/a.png": "a cat", "cat/b.jpg": "b"}
     captions = [found.captions[key] for key in ("cat/a.png", "cat/b.jpg")]
-    assert list(read_notes(folder, images(folder)[:2]).captions) == captions
+    assert list(read_annotations(folder, images(folder)[:2]).captions) == captions
 
 
 def test_names_of_folders_are_taken_where_they_are_asked_for(folder):
     (folder / "top.png").touch()
     every = [*images(folder), folder / "top.png"]
-    nothing = read_some_notes(folder, every)
-    assert nothing == SomeNotes(folders=True)
+    nothing = read_partial_annotations(folder, every)
+    assert nothing == PartialAnnotations(folders=True)
     assert "--captions folders" in nothing.lines(4)[0]
-    found = read_some_notes(folder, every, "folders")
-    classes = read_notes(folder, images(folder))
+    found = read_partial_annotations(folder, every, "folders")
+    classes = read_annotations(folder, images(folder))
     assert tuple(found.captions.values()) == classes.captions
     assert tuple(found.labels.values()) == classes.labels
     assert (found.classes, "top.png" in found.captions) == (classes.classes, False)
     with pytest.raises(ValueError, match="captions='folders', but no image stands in a sub-folder"):
-        read_some_notes(folder, [folder / "top.png"], "folders")
-    alone = read_some_notes(folder, [folder / "top.png"])
+        read_partial_annotations(folder, [folder / "top.png"], "folders")
+    alone = read_partial_annotations(folder, [folder / "top.png"])
     assert alone.lines(1) == ("captions: none found",)
 
 
@@ -203,7 +207,7 @@ def test_the_first_place_there_is_is_taken_unless_another_is_named(folder):
     (folder / "other.txt").write_text('{"file": "cat/a.png", "caption": "from lines"}')
 
     def caption(where="auto"):
-        return read_some_notes(folder, images(folder), where).captions.get("cat/a.png")
+        return read_partial_annotations(folder, images(folder), where).captions.get("cat/a.png")
 
     assert caption() == "from csv"
     write_jsonl(folder, {"file": "cat/a.png", "caption": "from jsonl"})
@@ -211,7 +215,7 @@ def test_the_first_place_there_is_is_taken_unless_another_is_named(folder):
     assert caption(folder / "captions.csv") == "from csv"
     assert caption(str(folder / "other.txt")) == "from lines"
     assert caption("none") is None
-    assert read_some_notes(folder, images(folder), folder / "other.csv").labels == {"cat/b.jpg": 5}
+    assert read_partial_annotations(folder, images(folder), folder / "other.csv").labels == {"cat/b.jpg": 5}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,7 @@ def test_what_names_no_image_or_cannot_be_read_is_an_error(folder, name, text, m
     (folder / "classes.json").write_text('["a"]')
     (folder / name).write_bytes(text.encode(errors="surrogateescape"))
     if message is None:  # nothing is numbered, so nobody reads it
-        assert read_some_notes(folder, images(folder)).labels == {}
+        assert read_partial_annotations(folder, images(folder)).labels == {}
         return
     with pytest.raises(ValueError, match=message):
-        read_some_notes(folder, images(folder))
+        read_partial_annotations(folder, images(folder))
