@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenizers_mm.data.annotations import read_annotations
 from tokenizers_mm.data.folder import FolderSource
 from tokenizers_mm.data.images import ImageError, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.data.annotations import read_annotations
 from tokenizers_mm.data.sources import Draw, Examples, Fetched, batch_of
 from tokenizers_mm.data.unreadable import Unreadable
 
@@ -80,8 +80,8 @@ class LabelledImages:
 class CaptionedFolder(FolderSource):
     """An image folder whose batches are `Examples` with the captions and labels that stand beside the images.
 
-    Arguments as `FolderSource`; `annotations` says where captions and labels may stand. Raises `ValueError` naming the file
-    where there are none, one is empty, or they and the images do not pair.
+    Arguments as `FolderSource`; `data.annotations` says where captions and labels may stand. Raises `ValueError` naming
+    the file where there are none, one is empty, or they and the images do not pair.
     """
 
     def __post_init__(self) -> None:
