@@ -1,4 +1,4 @@
-"""What can be asked of any tokenizer: pixels per position, which images it takes, which one it is, where it computes.
+"""What can be asked of any tokenizer: pixels per position, which images it takes, where it computes.
 
 An object that satisfies the `Tokenizer` protocol needs nothing beside it. It may have more, and then these say:
 
@@ -6,6 +6,7 @@ An object that satisfies the `Tokenizer` protocol needs nothing beside it. It ma
     takes_one_size   bool: images have to be of the spec's size, although its positions are a raster
     for_images(size) the same tokenizer for images of another (height, width), where it resizes whatever it is given
     fingerprint      a text, or a method that returns one: changes whenever the same image would get other tokens
+                     (`saving.fingerprint_of` asks for it)
     quantizer        Quantizer whose `vectors` of the codes are what `embed` gives, or None
     to(device)       moves it, and returns it or nothing;  eval()  leaves training mode
 """
