@@ -14,13 +14,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tokenizers_mm.checkpoints.assembled import assembled
 from tokenizers_mm.checkpoints.families import DiffusersClass, Family, Naming, Needs, Reader, agree, diffusers_classes
 from tokenizers_mm.checkpoints.parsed import Parsed, Reading, read_by
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models import Autoencoder, AutoencoderConfig
-from tokenizers_mm.models.assemble import assemble
 from tokenizers_mm.saving import model_card, write_whole
-from tokenizers_mm.weights import CheckpointError, Provenance
+from tokenizers_mm.weights import CheckpointError
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -41,23 +41,19 @@ def read(
     Raises `CheckpointError` naming the entry of config.json that is not as the weights have it, or the class.
     """
     if not is_known(about):
-        names = ", ".join(_names())
-        raise CheckpointError(
-            f"{where}: _class_name = {about.get('_class_name')}: expected one of {names}; choose another"
-        )
+        name = about.get("_class_name")
+        raise CheckpointError(f"{where}: _class_name = {name}: expected one of {_names()}; choose another")
     fits = [(reader, known) for reader, known in diffusers_classes() if known.is_class_of(about)]
     reader, known = max(fits, key=lambda fit: len(fit[1].when))
     naming = reader.naming_of(state)
     if naming is None:
-        missing = ", ".join(pattern.replace("\\", "") for pattern in _naming(reader).missing(state))
-        raise CheckpointError(
-            f"{where}: no {missing}: these are not the weights of {known.name}; copy them again, whole"
-        )
+        missing = ", ".join(_naming(reader).missing(state)).replace("\\", "")
+        raise CheckpointError(f"{where}: no {missing}: these are not weights of {known.name}; copy them again, whole")
     reading = read_by(reader, naming, state, about, where)
     row = _family(reading, known)
     if known.describe is not None:
         _check(reading, known)
-    return reading.parsed(row, config=config or {})
+    return reading.parsed(row, config or {})
 
 
 def from_diffusers(vae: nn.Module) -> Autoencoder:
@@ -69,23 +65,19 @@ def from_diffusers(vae: nn.Module) -> Autoencoder:
     name = type(vae).__name__
     config = getattr(vae, "config", None)
     if not is_known({"_class_name": name}) or not isinstance(config, Mapping):
-        raise CheckpointError(f"{name}: expected an object of diffusers' {', '.join(_names())}; load one of these")
+        raise CheckpointError(f"{name}: expected an object of diffusers' {_names()}; load one of these")
     state = vae.state_dict()
     for key, value in state.items():
         if value.is_meta or not (value.is_floating_point() or key.endswith("num_batches_tracked")):
             found = "no memory (meta device)" if value.is_meta else str(value.dtype)
             raise CheckpointError(f"{name}: {key} has {found}: expected floats in memory; load it without quantization")
-    parsed = read({**config, "_class_name": name}, state, name)
-    model = assemble(parsed.options, parsed.state, parsed.where)
+    source = str(config.get("_name_or_path") or f"an object of diffusers' {name}")
+    model = assembled(read({**config, "_class_name": name}, state, name), source)
     device = next(iter(state.values())).device
     for module in model.modules():
         for key, buffer in module.named_buffers(recurse=False):
             setattr(module, key, buffer.to(device))
     model.bottleneck.float()
-    if parsed.statistics is not None and not model.spec.discrete:
-        model.set_statistics(*parsed.statistics)
-    row, source = parsed.family, str(config.get("_name_or_path") or f"an object of diffusers' {name}")
-    model.provenance = Provenance(row.name, source, None, row.code_licence, row.weights_licence, parsed.ignored)
     return model
 
 
@@ -114,8 +106,8 @@ def to_diffusers(tokenizer: Autoencoder, folder: Path | str) -> None:
     )
 
 
-def _names() -> list[str]:
-    return list(dict.fromkeys(known.name for _, known in diffusers_classes()))
+def _names() -> str:
+    return ", ".join(dict.fromkeys(known.name for _, known in diffusers_classes()))
 
 
 def _check(reading: Reading, known: DiffusersClass) -> None:
@@ -143,18 +135,17 @@ def _family(reading: Reading, known: DiffusersClass) -> Family:
 
     A row claims licences, and AutoencoderKL is anybody's class: the whole structure and the same numbers are asked.
     """
-    reader, options, measured = reading.reader, reading.options, reading.reader.statistics(reading.given)
+    reader, options, where = reading.reader, reading.options, reading.given.where  # a wrong structure is told first
+    measured = reader.statistics(reading.given)
     told = {"net.image_channels"} if {"in_channels", "input_channels"} & reading.given.about.keys() else set()
-    misfits = {row.name: reader.misfits(row, reading.naming.name, "", options, told) for row in reader.families}
     for row in reader.families:
-        published = row.statistics is not None and measured is not None and isinstance(measured[0], float)
-        if published and measured == row.statistics and row.is_typical(options) and not misfits[row.name]:
+        published = measured is not None and isinstance(measured[0], float) and measured == row.statistics
+        if published and row.is_typical(options) and not reading.misfits(row, told=told):
             return row
-    if reasons := misfits[known.family]:
-        raise CheckpointError(
-            f"{reading.given.where}: not recognised as {known.family}: {'; '.join(reasons)}; choose another"
-        )
-    return next(row for row in reader.families if row.name == known.family)
+    row = next(row for row in reader.families if row.name == known.family)
+    if reasons := reading.misfits(row, told=told):
+        raise CheckpointError(f"{where}: not recognised as {row.name}: {'; '.join(reasons)}; choose another")
+    return row
 
 
 def _described(tokenizer: Autoencoder, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
-from tokenizers_mm.checkpoints.families import Contents, Family, Naming, Reader, laid_over
+from tokenizers_mm.checkpoints.families import Contents, Family, Naming, Reader, laid_over, option
 from tokenizers_mm.weights import CheckpointError
+
+# Images of other than these channels are read only where a family or the caller says so: a file of 48 channels in front
+# of its first layer has folded or transformed its pixels in a way that no shape shows.
+_IMAGE_CHANNELS = frozenset({1, 3, 4})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +56,42 @@ class Reading:
         """Raises `CheckpointError` where tensors are missing or contradict each other."""
         return self.reader.options(self.given)
 
-    def dropped(self, key: str) -> bool:
-        """Whether a tokenizer does not need this key, one of ours."""
-        return any(re.fullmatch(pattern, key) for pattern in self.reader.dropped)
+    def misfits(self, row: Family, prefix: str = "", told: Collection[str] = ()) -> list[str]:
+        """What keeps this out of a family, in words; empty where it fits.
+
+        prefix  what precedes the keys in the file
+        told    dotted names of options that the caller states, which therefore are as they should be
+        """
+        found = []
+        if row.namings and self.naming.name not in row.namings:
+            found.append(f"names are those of {self.naming.name}, not of {' or '.join(row.namings)}")
+        if row.prefix and not prefix.endswith(row.prefix):
+            found.append(f"keys start with {prefix!r}, not {row.prefix!r}")
+        for name, value in {"net.image_channels": _IMAGE_CHANNELS, **self.reader.needs, **row.needs}.items():
+            here, allowed = option(self.options, name), value if isinstance(value, frozenset) else (value,)
+            if here not in allowed and name not in told:
+                found.append(f"{name} is {here}, not {' or '.join(sorted(map(str, allowed)))}")
+        return found
 
     def parsed(
-        self, row: Family, *, config: Mapping[str, Any], beside: Iterable[str] = (), prefix: str = "", **others: Any
+        self, row: Family, config: Mapping[str, Any], *, beside: Iterable[str] = (), prefix: str = "", **others: Any
     ) -> Parsed:
         """What this is as one family.
 
         config  options that the caller states; beside, prefix  other keys of the file, and what precedes these there
         """
         options = laid_over({"image_size": (256, 256), **self.options}, row.config)
-        options |= {key: self.options[key] for key in ("image_size",) if key in self.options}
-        unused = [key for key in self.given.state if self.dropped(key)]
+        options |= {"image_size": self.options.get("image_size", options["image_size"])}
+        state = dict(self.given.state)
+        unused = [key for key in state if any(re.fullmatch(pattern, key) for pattern in self.reader.dropped)]
+        for key in unused:
+            del state[key]
         parts = [key for key in unused if key.startswith(("encoder.", "decoder."))]
         outside = [*beside, *(prefix + key for key in unused if key not in parts)]
         return Parsed(
             family=row,
             options=laid_over(options, config, keep_kinds=True),
-            state={key: value for key, value in self.given.state.items() if not self.dropped(key)},
+            state=state,
             statistics=self.reader.statistics(self.given) or row.statistics,
             ignored=(*_counted(map(_outermost, outside)), *_counted(f"*.{key.split('.')[-2]}.*" for key in parts)),
             where=f"{self.given.where}, read as {row.name}",

@@ -65,7 +65,6 @@ def recognise(
 
 def _parsed(candidate: Candidate, where: Path | str, named: str | None, about: Options, config: Options) -> Parsed:
     place = f"{where} ({candidate.place})" if candidate.place != "top level" else str(where)
-    # What was cut out of larger tensors lets the pages of the file go.
     readings, errors = [], []
     for reader in readers():
         naming = reader.naming_of(candidate.state)
@@ -82,7 +81,7 @@ def _parsed(candidate: Candidate, where: Path | str, named: str | None, about: O
         raise errors[0] if errors else CheckpointError(_unknown_naming(candidate.state, place))
     keys = [*candidate.beside, *candidate.state, *(candidate.prefix + key for key in candidate.state)]
     row, reading, rivals = _family(readings, candidate.prefix, keys, named, set(_dotted(config)))
-    parsed = reading.parsed(row, config=config, beside=candidate.beside, prefix=candidate.prefix, rivals=rivals)
+    parsed = reading.parsed(row, config, beside=candidate.beside, prefix=candidate.prefix, rivals=rivals)
     for key, value in parsed.state.items():
         parsed.state[key] = value.contiguous()  # a part of a kernel: a copy lets the file's pages go
     return parsed
@@ -92,27 +91,16 @@ def _family(
     readings: list[Reading], prefix: str, keys: list[str], named: str | None, told: Collection[str]
 ) -> tuple[Family, Reading, tuple[Family, ...]]:
     """The family that fits best, its reading, and the families that fit as well but would give something else."""
-    rows = [(row, reading) for reading in readings for row in reading.reader.families if named in (None, row.name)]
-    misfits = [reading.reader.misfits(row, reading.naming.name, prefix, reading.options, told) for row, reading in rows]
-    fits = [
-        (row, reading)
-        for (row, reading), reasons in zip(rows, misfits, strict=True)
-        if not reasons and (named or row.is_proved(reading.options, keys))
-    ]
+    rows = [(row, one) for one in readings for row in one.reader.families if named in (None, row.name)]
+    tried = [(row, one, one.misfits(row, prefix, told)) for row, one in rows]
+    fits = [(row, one) for row, one, why in tried if not why and (named or row.is_proved(one.options, keys))]
     if not fits:
-        place, names = readings[0].given.where, sorted({reading.naming.name for reading in readings})
-        theirs = [
-            n.name for reader in readers() for row in reader.families if row.name == named for n in reader.namings
-        ]
-        of_names = f"names are those of {' or '.join(names)}, not of {' or '.join(theirs)}"
-        nearest, reasons = min(
-            ((row.name, reasons) for (row, _), reasons in zip(rows, misfits, strict=True)),
-            key=lambda found: len(found[1]),
-            default=(named, [of_names]),
-        )
+        namings = sorted({one.naming.name for one in readings})
+        others = named, [f"names are those of {' or '.join(namings)}, not of {named}"]
+        nearest, why = min(((row.name, why) for row, _, why in tried), key=lambda one: len(one[1]), default=others)
         raise CheckpointError(
-            f"{place}: not recognised as {named or 'any family'}; nearest is {nearest}, but {'; '.join(reasons)}; say "
-            "family=, or config= for options that shapes do not show"
+            f"{readings[0].given.where}: not recognised as {named or 'any family'}; nearest is {nearest}, but "
+            f"{'; '.join(why)}; say family=, or config= for options that shapes do not show"
         )
     best, reading = max(fits, key=lambda fit: fit[0].likeness(fit[1].options, keys))
     return best, reading, tuple(row for row, other in fits if _is_rival(row, best, other.options, keys))

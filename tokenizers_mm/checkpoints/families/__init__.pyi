@@ -1,12 +1,14 @@
+from tokenizers_mm.checkpoints.families.diffusers_class import (
+    DiffusersClass as DiffusersClass,
+    Needs as Needs,
+    agree as agree,
+)
 from tokenizers_mm.checkpoints.families.names import Names as Names
 from tokenizers_mm.checkpoints.families.reader import (
     Contents as Contents,
-    DiffusersClass as DiffusersClass,
     Family as Family,
     Naming as Naming,
-    Needs as Needs,
     Reader as Reader,
-    agree as agree,
     laid_over as laid_over,
     option as option,
 )

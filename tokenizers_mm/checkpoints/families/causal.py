@@ -13,17 +13,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tokenizers_mm.checkpoints.families import factors
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, agree
 from tokenizers_mm.checkpoints.families.names import Names
-from tokenizers_mm.checkpoints.families.reader import (
-    About,
-    Contents,
-    DiffusersClass,
-    Family,
-    Naming,
-    Reader,
-    Statistics,
-    agree,
-)
+from tokenizers_mm.checkpoints.families.reader import About, Contents, Family, Naming, Reader, Statistics
 from tokenizers_mm.weights import CheckpointError
 
 # (mean, standard deviation) of the latent channels, by their number: wan/modules/vae.py of github.com/Wan-Video/Wan2.1,
@@ -75,18 +67,12 @@ def _names(keys: Collection[str]) -> Names:
     stages = [match for match in map(_STAGE.fullmatch, keys) if match]
     places = {}
     for half, ours in (("encoder", "down"), ("decoder", "up")):
-        mine = {match["place"]: match for match in stages if match["half"] == half}
-        kinds = {_position(match): _KINDS.get(match["first"], "") for match in stages if match["half"] == half}
-        levels = _levels(kinds)
+        mine = [match for match in stages if match["half"] == half]
+        levels = _levels({_position(match): _KINDS.get(match["first"], "") for match in mine})
         coarsest = max((level for level, _ in levels.values()), default=0)
-        for place, match in mine.items():
+        for match in mine:
             level, slot = levels[_position(match)]
-            places[place] = f"{half}.{ours}.{level if half == 'encoder' else coarsest - level}{slot}"
-    middle = {"middle.0": "block_1", "mid_block.resnets.0": "block_1", "middle.1": "attn_1"}
-    middle |= {"mid_block.attentions.0": "attn_1", "middle.2": "block_2", "mid_block.resnets.1": "block_2"}
-    places |= {
-        f"{half}.{place}": f"{half}.mid.{ours}" for half in ("encoder", "decoder") for place, ours in middle.items()
-    }
+            places[match["place"]] = f"{half}.{ours}.{level if half == 'encoder' else coarsest - level}{slot}"
     return Names(
         _TABLE,
         around="conv1=quant_conv conv2=post_quant_conv quant_conv post_quant_conv",
@@ -124,23 +110,16 @@ def _levels(kinds: Mapping[tuple[int, float], str]) -> dict[tuple[int, float], t
 
 def _options(given: Contents) -> dict[str, Any]:
     """Options that the shapes suggest, and `patch_size` of the config.json, which must agree with them otherwise."""
-    shapes, about, where = given.shapes, given.about, given.where
-    for name in ("encoder.conv_in", "encoder.down.0.block.0.conv1", "decoder.conv_in", "decoder.up.0.block.0.conv1"):
-        if f"{name}.weight" not in shapes:
-            raise CheckpointError(f"{where}: no {name}.weight (in our names): not the whole of a Wan-like autoencoder")
-
-    def found(pattern: str) -> list[int]:
-        return sorted({int(match[1]) for name in shapes if (match := re.match(pattern, name))})
-
-    width, folded = shapes["encoder.conv_in.weight"][:2]
+    about, where, found = given.about, given.where, given.numbers
+    width, folded = given.shape("encoder.conv_in.weight")[:2]
     patch = about.get("patch_size")
     if patch is None:  # the smallest that leaves red, green and blue, with or without opacity
         patch = next((p for p in range(1, 9) if folded in (3 * p**2, 4 * p**2)), 1)
     elif not isinstance(patch, int) or folded % max(patch, 1) ** 2:
         raise CheckpointError(f"{where}: config.json has patch_size = {patch}: not of this net; take its own, or none")
     levels = found(r"encoder\.down\.(\d+)\.")
-    multipliers = [shapes.get(f"encoder.down.{i}.block.0.conv1.weight", (0,))[0] // width for i in levels]
-    decoder_width = shapes["decoder.up.0.block.0.conv1.weight"][0] // max(multipliers[0], 1)
+    multipliers = [given.shape(f"encoder.down.{i}.block.0.conv1.weight")[0] // width for i in levels or [0]]
+    decoder_width = given.shape("decoder.up.0.block.0.conv1.weight")[0] // max(multipliers[0], 1)
     net: dict[str, Any] = {
         "kind": "causal",
         "channels": width,
@@ -152,10 +131,10 @@ def _options(given: Contents) -> dict[str, Any]:
         "patch": patch,
         "image_channels": folded // patch**2,
     }
-    timed = [i for i in levels if f"encoder.down.{i}.time_conv.weight" in shapes]
+    timed = [i for i in levels if f"encoder.down.{i}.time_conv.weight" in given.shapes]
     if any(map(_BRIDGED.match, given.keys)):
         net |= {"shortcuts": True, "temporal_levels": timed}
-    z = shapes["decoder.conv_in.weight"][1]
+    z = given.shape("decoder.conv_in.weight")[1]
     agree(*_entries(net, z, timed, about), where)
     bottleneck = {"kind": "gaussian", "dim": z}
     return {"net": net, "bottleneck": bottleneck, "z_channels": z, "quant_conv": 1, "image_size": (512, 512)}
@@ -193,16 +172,8 @@ def _statistics(given: Contents) -> Statistics:
 
 READER = Reader(
     namings=(
-        Naming(
-            name="diffusers",
-            signature=(r"encoder\.norm_out\.gamma", r"quant_conv\.weight"),
-            names=_names,
-        ),
-        Naming(
-            name="original",
-            signature=(r"encoder\.head\.0\.gamma", r"conv1\.weight"),
-            names=_names,
-        ),
+        Naming(name="diffusers", signature=(r"encoder\.norm_out\.gamma", r"quant_conv\.weight"), names=_names),
+        Naming(name="original", signature=(r"encoder\.head\.0\.gamma", r"conv1\.weight"), names=_names),
     ),
     first=("encoder.conv_in", "encoder.conv1"),
     options=_options,

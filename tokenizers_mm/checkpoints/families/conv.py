@@ -10,11 +10,10 @@ Facts about each naming come from the public code that writes it.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from tokenizers_mm.checkpoints.families.names import Names
-from tokenizers_mm.checkpoints.families.reader import Contents, Naming, Shapes
+from tokenizers_mm.checkpoints.families.reader import Contents, Naming
 from tokenizers_mm.weights import CheckpointError
 
 CODEBOOK, LOGITS = "bottleneck.codebook_KD", "bottleneck.to_logits.weight"
@@ -85,12 +84,9 @@ DIFFUSERS = Naming(
 )
 
 # What the nets of latent diffusion have in common; a file of theirs that has something else is of another family.
+LDM_NET = {"middle_blocks": 2, "bias": True, "encoder_out": 3, "modulation": False, "block_input_skip": True}
 LDM_NEEDS: dict[str, Any] = {
-    "net.middle_blocks": 2,
-    "net.bias": True,
-    "net.encoder_out": 3,
-    "net.modulation": False,
-    "net.block_input_skip": True,
+    **{f"net.{name}": value for name, value in LDM_NET.items()},
     "net.downsample": frozenset({"corner", None}),  # None with a single level
     "net.upsample": frozenset({"nearest", None}),
 }
@@ -101,24 +97,20 @@ TRAINED = {"codebook": "gradient", "revive": 0.0}
 
 
 def options(given: Contents, codebook: str = CODEBOOK) -> dict[str, Any]:
-    """`AutoencoderConfig` options that the shapes of a convolutional tokenizer's tensors, under our names, tell.
+    """`AutoencoderConfig` options that the shapes of a convolutional tokenizer's tensors tell.
 
     The bottleneck is "gaussian" (twice as many channels leave the encoder as enter the decoder), "vq" (a codebook),
     "gumbel" (a codebook beside a map to logits), or "bits", where there are no weights in it and the row says the kind.
     Raises `CheckpointError` naming the layer that is missing or contradicts the others.
     """
-    shapes, where = given.shapes, given.where
-    net = _net(shapes, where)
-    z_out = _shape(shapes, "encoder.conv_out.weight", where)[0]
-    z_in = _shape(shapes, "decoder.conv_in.weight", where)[1]
+    net, shapes, where = _net(given), given.shapes, given.where
+    z_out, z_in = given.shape("encoder.conv_out.weight")[0], given.shape("decoder.conv_in.weight")[1]
     before = shapes.get("quant_conv.weight", (z_out, z_out, 0, 0))
     after = shapes.get("post_quant_conv.weight", (z_in, z_in, 0, 0))
-    bottleneck: dict[str, Any]
+    bottleneck: dict[str, Any] = {"kind": "gaussian" if before[0] == 2 * after[1] else "bits", "dim": after[1]}
     if codebook in shapes:
         size, dim = shapes[codebook][:2]
         bottleneck = {"kind": "gumbel" if LOGITS in shapes else "vq", "size": size, "dim": dim}
-    else:
-        bottleneck = {"kind": "gaussian" if before[0] == 2 * after[1] else "bits", "dim": after[1]}
     dim = bottleneck["dim"]
     channels = 2 * dim if bottleneck["kind"] == "gaussian" else dim
     if before[0] != channels or after[1] != dim:
@@ -127,94 +119,63 @@ def options(given: Contents, codebook: str = CODEBOOK) -> dict[str, Any]:
             f"decoder; expected {channels} and {dim}: these tensors are not of one tokenizer"
         )
     stacked = shapes.get("bn.running_mean", (dim,))[0]
-    if round((stacked / dim) ** 0.5) ** 2 * dim != stacked:
+    patch = round((stacked / dim) ** 0.5)
+    if patch**2 * dim != stacked:
         raise CheckpointError(f"{where}: bn.running_mean ({stacked},): no square patches of {dim} latents")
-    return {
-        "bottleneck": bottleneck,
-        "net": net,
-        "z_channels": z_in,
-        "quant_conv": before[2],
-        "post_quant_conv": after[2],
-        "latent_patch": round((stacked / dim) ** 0.5),
-    }
+    around = {"z_channels": z_in, "quant_conv": before[2], "post_quant_conv": after[2]}
+    return {"bottleneck": bottleneck, "net": net, "latent_patch": patch, **around}
 
 
 def on_scales(found: dict[str, Any], scales: tuple[int, ...], inner: dict[str, Any], **others: Any) -> dict[str, Any]:
     """These options with a multi-scale bottleneck around that of the file, at the image size of its last scale."""
     side = scales[-1] * 2 ** (len(found["net"]["multipliers"]) - 1)
     inner = {**found["bottleneck"], **inner}
-    return found | {
-        "bottleneck": {"kind": "multiscale", "scales": scales, "inner": inner, **others},
-        "image_size": (side, side),
-    }
+    bottleneck = {"kind": "multiscale", "scales": scales, "inner": inner, **others}
+    return found | {"bottleneck": bottleneck, "image_size": (side, side)}
 
 
-def count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers the group of a pattern of whole keys matches."""
-    return len({match[1] for key in shapes if (match := re.fullmatch(pattern, key))})
-
-
-def _net(shapes: Shapes, where: str) -> dict[str, Any]:
-    channels, image_channels = _shape(shapes, "encoder.conv_in.weight", where)[:2]
-    down, up = _side(shapes, "encoder.down", where), _side(shapes, "decoder.up", where)
-    if len(down.widths) != len(up.widths):
+def _net(given: Contents) -> dict[str, Any]:
+    channels, image_channels = given.shape("encoder.conv_in.weight")[:2]
+    widths, blocks, attention = _side(given, "encoder.down")
+    up_widths, up_blocks, up_attention = _side(given, "decoder.up")
+    if len(widths) != len(up_widths):
         raise CheckpointError(
-            f"{where}: {len(down.widths)} levels in the encoder, {len(up.widths)} in the decoder; expected as many"
+            f"{given.where}: {len(widths)} levels in the encoder, {len(up_widths)} in the decoder; expected as many"
         )
-    wide = [s for key, s in shapes.items() if key.endswith(".nin_shortcut.weight")]
+    wide = [shape for key, shape in given.shapes.items() if key.endswith(".nin_shortcut.weight")]
     net: dict[str, Any] = {
         "channels": channels,
         "image_channels": image_channels,
-        "multipliers": [width / channels for width in down.widths],
-        "decoder_multipliers": [width / channels for width in up.widths],
-        "blocks": down.blocks,
-        "decoder_blocks": up.blocks,
-        "attention_levels": down.attention,
-        "decoder_attention_levels": up.attention,
-        "middle_blocks": count(shapes, r"encoder\.mid\.block_(\d+)\.norm1\.weight"),
-        "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
-        "bias": "encoder.conv_in.bias" in shapes,
-        "encoder_out": _shape(shapes, "encoder.conv_out.weight", where)[2],
-        "modulation": "decoder.adaptive.0.gamma.weight" in shapes,
-        "block_input_skip": not wide or any(s[0] != s[1] for s in wide),
+        "multipliers": [width / channels for width in widths],
+        "decoder_multipliers": None if up_widths == widths else [width / channels for width in up_widths],
+        "blocks": _one(blocks),
+        "decoder_blocks": None if up_blocks == [count + 1 for count in blocks] else _one(up_blocks),
+        "attention_levels": attention,
+        "decoder_attention_levels": None if up_attention == attention else up_attention,
+        "middle_blocks": len(given.numbers(r"encoder\.mid\.block_(\d+)\.norm1\.weight")),
+        "middle_attention": "encoder.mid.attn_1.norm.weight" in given.shapes,
+        "bias": "encoder.conv_in.bias" in given.shapes,
+        "encoder_out": given.shape("encoder.conv_out.weight")[2],
+        "modulation": "decoder.adaptive.0.gamma.weight" in given.shapes,
+        "block_input_skip": not wide or any(shape[0] != shape[1] for shape in wide),
     }
-    if len(down.widths) > 1:
-        net["downsample"] = "corner" if "encoder.down.0.downsample.conv.weight" in shapes else "average"
-        upsample = _shape(shapes, "decoder.up.1.upsample.conv.weight", where)
+    if len(widths) > 1:
+        net["downsample"] = "corner" if "encoder.down.0.downsample.conv.weight" in given.shapes else "average"
+        upsample = given.shape("decoder.up.1.upsample.conv.weight")
         net["upsample"] = "depth" if upsample[0] == 4 * upsample[1] else "nearest"
-    for name in ("decoder_multipliers", "decoder_attention_levels"):  # only what differs is worth saying
-        if net[name] == net[name.removeprefix("decoder_")]:
-            net[name] = None
-    if net["decoder_blocks"] == [blocks + 1 for blocks in down.blocks]:
-        net["decoder_blocks"] = None
-    for name in ("blocks", "decoder_blocks"):
-        if net[name] and len(set(net[name])) == 1:
-            net[name] = net[name][0]
     return net
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """One half, level by level from full resolution."""
-
-    widths: list[int]
-    blocks: list[int]
-    attention: list[int]
-
-
-def _side(shapes: Shapes, name: str, where: str) -> _Side:
+def _side(given: Contents, name: str) -> tuple[list[int], list[int], list[int]]:
+    """Widths and residual blocks of each level of one half, from full resolution, and the levels with attention."""
+    given.shape(f"{name}.0.block.0.norm1.weight")
     pattern = re.escape(name)
-    levels = range(count(shapes, rf"{pattern}\.(\d+)\.block\.0\.norm1\.weight"))
-    if not levels:
-        raise CheckpointError(f"{where}: no {name}.0.block.0.norm1.weight (in our names): not a whole autoencoder")
-    return _Side(
-        widths=[_shape(shapes, f"{name}.{i}.block.0.conv2.weight", where)[0] for i in levels],
-        blocks=[count(shapes, rf"{pattern}\.{i}\.block\.(\d+)\.norm1\.weight") for i in levels],
-        attention=[i for i in levels if f"{name}.{i}.attn.0.norm.weight" in shapes],
-    )
+    levels = range(len(given.numbers(rf"{pattern}\.(\d+)\.block\.0\.norm1\.weight")))
+    widths = [given.shape(f"{name}.{i}.block.0.conv2.weight")[0] for i in levels]
+    blocks = [len(given.numbers(rf"{pattern}\.{i}\.block\.(\d+)\.norm1\.weight")) for i in levels]
+    return widths, blocks, [i for i in levels if f"{name}.{i}.attn.0.norm.weight" in given.shapes]
 
 
-def _shape(shapes: Shapes, key: str, where: str) -> tuple[int, ...]:
-    if key not in shapes:
-        raise CheckpointError(f"{where}: no {key} (in our names): not a whole autoencoder")
-    return shapes[key]
+def _one(counts: list[int]) -> int | list[int]:
+    """One number where all are the same."""
+    return counts[0] if len(set(counts)) == 1 else counts

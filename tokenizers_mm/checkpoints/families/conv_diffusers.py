@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tokenizers_mm.checkpoints.families import conv, factors
-from tokenizers_mm.checkpoints.families.reader import About, Contents, Needs
+from tokenizers_mm.checkpoints.families.diffusers_class import Needs
+from tokenizers_mm.checkpoints.families.reader import About, Contents
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,18 +15,8 @@ if TYPE_CHECKING:
     from tokenizers_mm.models import Autoencoder, AutoencoderConfig
 
 # What these nets have, fixed.
-_FIXED = {
-    "middle_blocks": 2,
-    "patch": 1,
-    "norm": "group",
-    "activation": "silu",
-    "bias": True,
-    "downsample": "corner",
-    "upsample": "nearest",
-    "encoder_out": 3,
-    "modulation": False,
-    "block_input_skip": True,
-}
+_FIXED = conv.LDM_NET | {"patch": 1, "norm": "group", "activation": "silu"}
+_FIXED |= {"downsample": "corner", "upsample": "nearest"}
 _BLOCKS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 _BATCH_EPS = 1e-4
 CLASSES = ("AutoencoderKL", "AutoencoderKLFlux2", "VQModel")

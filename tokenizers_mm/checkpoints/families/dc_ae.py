@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenizers_mm.checkpoints.families import dc_shapes, factors
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Needs
 from tokenizers_mm.checkpoints.families.names import Names
-from tokenizers_mm.checkpoints.families.reader import (
-    Contents,
-    DiffusersClass,
-    Family,
-    Naming,
-    Needs,
-    Reader,
-    Statistics,
-)
+from tokenizers_mm.checkpoints.families.reader import Contents, Family, Naming, Reader, Statistics
 from tokenizers_mm.weights import CheckpointError
 
 if TYPE_CHECKING:
@@ -171,7 +164,7 @@ def _options(given: Contents) -> dict[str, Any]:
             f"{given.where}: _class_name = {name!r}: expected AutoencoderDC; use the weights' own config.json"
         )
     if name is None and about.keys().isdisjoint(_ENTRIES):
-        net, z = dc_shapes.net_of(given.shapes, given.where)
+        net, z = dc_shapes.net_of(given)
     else:
         net, z = _read(given), about.get("latent_channels", 32)
     if any(key.startswith("encoder.project_in.") for key in given.keys):  # only these names show it

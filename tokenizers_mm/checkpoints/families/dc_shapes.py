@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from tokenizers_mm.checkpoints.families.reader import Shapes
+from tokenizers_mm.checkpoints.families.reader import Contents, Shapes
 from tokenizers_mm.weights import CheckpointError
-
-SIDES = {"encoder": "encoder.down_blocks", "decoder": "decoder.up_blocks"}
 
 
 class _Level(NamedTuple):
@@ -22,7 +20,7 @@ class _Level(NamedTuple):
     activation: str
 
 
-def net_of(shapes: Shapes, where: str) -> tuple[dict[str, Any], int]:
+def net_of(given: Contents) -> tuple[dict[str, Any], int]:
     """Net options and latent channels as far as shapes tell; the rest is that of the published models.
 
     Shapes say nothing of: the width of a level 0 without layers (half of level 1); a level's activation (ReLU with
@@ -30,12 +28,11 @@ def net_of(shapes: Shapes, where: str) -> tuple[dict[str, Any], int]:
     (there, except in the models whose encoder has no attention, DC-AE 1.1 and 1.5); the last activation (ReLU, but
     SiLU in the models whose decoder has no attention, these and DC-AE-Lite).
     """
-    for key in ("encoder.conv_out.weight", "decoder.conv_in.weight"):
-        if key not in shapes:
-            raise CheckpointError(f"{where}: no {key} (in our names): not a whole DC-AE")
-    z, image = shapes["encoder.conv_out.weight"][0], _first(shapes, "encoder.conv_in", where)[1]
-    encoder = _levels(shapes, "encoder", shapes["encoder.conv_out.weight"][1], where)
-    decoder = _levels(shapes, "decoder", shapes["decoder.conv_in.weight"][0], where)
+    shapes = given.shapes
+    z, last = given.shape("encoder.conv_out.weight")[:2]
+    image = (shapes.get("encoder.conv_in.conv.weight") or given.shape("encoder.conv_in.weight"))[1]
+    encoder = _levels(given, "encoder.down_blocks", last)
+    decoder = _levels(given, "decoder.up_blocks", given.shape("decoder.conv_in.weight")[0])
     mixes = [shape for key, shape in shapes.items() if key.endswith(".to_qkv_multiscale.0.proj_out.weight")]
     shortcuts = any(level.block == "attention" for level in encoder)
     down = _resampler(shapes, "encoder.down_blocks.0") or shapes.get("encoder.conv_in.conv.weight")
@@ -61,16 +58,15 @@ def net_of(shapes: Shapes, where: str) -> tuple[dict[str, Any], int]:
     }, z
 
 
-def _levels(shapes: Shapes, side: str, last_width: int, where: str) -> list[_Level]:
+def _levels(given: Contents, prefix: str, last_width: int) -> list[_Level]:
     """Levels of one side; a level that resamples has a coarser one after it, even if no weight belongs to that one."""
-    prefix = SIDES[side]
-    indices = {int(match[1]) for key in shapes if (match := re.match(rf"{prefix}\.(\d+)\.", key))}
+    indices = given.numbers(rf"{re.escape(prefix)}\.(\d+)\.")
     if not indices:
-        raise CheckpointError(f"{where}: no {prefix}.* (in our names): not a whole DC-AE; use a file with both halves")
-    levels = [_level(shapes, f"{prefix}.{index}") for index in range(max(indices) + 1)]
+        raise CheckpointError(f"{given.where}: no {prefix}.* (in our names): not a whole DC-AE; copy it again")
+    levels = [_level(given.shapes, f"{prefix}.{index}") for index in range(max(indices) + 1)]
     if levels[0].layers == 0 and len(levels) > 1:
         levels[0] = levels[1]._replace(width=levels[1].width // 2, layers=0, block="residual", scales=())
-    if _resampler(shapes, f"{prefix}.{max(indices)}"):
+    if _resampler(given.shapes, f"{prefix}.{max(indices)}"):
         levels.append(levels[-1]._replace(width=last_width, layers=0))
     return levels
 
@@ -93,11 +89,3 @@ def _level(shapes: Shapes, prefix: str) -> _Level:
 def _resampler(shapes: Shapes, prefix: str) -> tuple[int, ...] | None:
     """Shape of the convolution that changes resolution inside a level."""
     return next((shape for key, shape in shapes.items() if re.fullmatch(rf"{prefix}\.\d+\.conv\.weight", key)), None)
-
-
-def _first(shapes: Shapes, module: str, where: str) -> tuple[int, ...]:
-    """Shape of a convolution that may sit inside a change of resolution."""
-    found = shapes.get(f"{module}.conv.weight") or shapes.get(f"{module}.weight")
-    if found is None:
-        raise CheckpointError(f"{where}: no {module}.weight (in our names): not a whole DC-AE")
-    return found

@@ -7,12 +7,12 @@ an image meets the last tap, except where the encoder halves time; so Emu3's fil
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from tokenizers_mm.checkpoints.families import conv, conv_diffusers
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Needs
 from tokenizers_mm.checkpoints.families.names import Names
-from tokenizers_mm.checkpoints.families.reader import Contents, DiffusersClass, Family, Naming, Needs, Reader
+from tokenizers_mm.checkpoints.families.reader import Contents, Family, Naming, Reader
 from tokenizers_mm.weights import CheckpointError
 
 _TIME = r"encoder\.time_res_stack\.0\.norm1\.weight"
@@ -44,23 +44,16 @@ _WORDS = {"side": "encoder decoder", "inner": "conv1 conv2"}
 
 def _options(given: Contents) -> dict[str, Any]:
     """Options from shapes. `CheckpointError` names a layer that is missing, and widths that do not fit together."""
-    shapes, where = given.shapes, given.where
-    for key in ("encoder.conv_in.weight", "decoder.conv_in.weight", conv.CODEBOOK):
-        if len(shapes.get(key, ())) < 2:
-            raise CheckpointError(f"{where}: no {key} (in our names): not the whole of an Emu3 tokenizer or MoVQ")
-    (width, image_channels), (size, dim) = shapes["encoder.conv_in.weight"][:2], shapes[conv.CODEBOOK]
-    z_in = shapes["decoder.conv_in.weight"][1]
+    where, found = given.where, given.numbers
+    (width, image_channels), (size, dim) = given.shape("encoder.conv_in.weight")[:2], given.shape(conv.CODEBOOK)[:2]
+    z_in = given.shape("decoder.conv_in.weight")[1]
     if z_in != dim:
         raise CheckpointError(
             f"{where}: {z_in} channels go into the decoder, and code vectors have {dim}: expected as many; "
             "no net here takes other widths, choose another model"
         )
-
-    def found(pattern: str) -> list[int]:
-        return sorted({int(match[1]) for key in shapes if (match := re.match(pattern, key))})
-
     levels = found(r"encoder\.down\.(\d+)\.")
-    widths = [shapes.get(f"encoder.down.{i}.block.0.conv2.weight", (0,))[0] for i in levels]
+    widths = [given.shapes.get(f"encoder.down.{i}.block.0.conv2.weight", (0,))[0] for i in levels]
     if not levels or any(w < width or w % width for w in widths):
         raise CheckpointError(
             f"{where}: encoder levels are {widths} channels wide: expected multiples of the first layer's {width}"

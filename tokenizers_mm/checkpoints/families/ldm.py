@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tokenizers_mm.checkpoints.families import conv, conv_diffusers, factors
-from tokenizers_mm.checkpoints.families.reader import (
-    Contents,
-    DiffusersClass,
-    Family,
-    Reader,
-    Statistics,
-)
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass
+from tokenizers_mm.checkpoints.families.reader import Contents, Family, Reader, Statistics
 from tokenizers_mm.weights import CheckpointError
 
 _F8, _F16 = (1, 2, 4, 4), (1, 1, 2, 2, 4)
 _WITH, _WITHOUT = {"quant_conv": 1, "post_quant_conv": 1}, {"quant_conv": 0, "post_quant_conv": 0}
-_SD = {"net.multipliers": _F8, "net.attention_levels": (), "net.decoder_multipliers": None, "latent_patch": 1}
+_SD = {
+    "latent_patch": 1,
+    "net.multipliers": _F8,
+    "net.decoder_multipliers": None,
+    "net.attention_levels": (),
+    "net.decoder_attention_levels": None,
+}
 _LARGE = {"image_size": (1024, 1024)}
-_MIT, _APACHE = "MIT", "Apache-2.0"
+_MIT = "MIT"
+_APACHE: dict[str, Any] = {"code_licence": "Apache-2.0", "weights_licence": "Apache-2.0"}
 _KL, _FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
 
 
@@ -73,8 +77,7 @@ READER = Reader(
             config=_LARGE,
             scale=0.3611,
             shift=0.1159,
-            code_licence=_APACHE,
-            weights_licence=_APACHE,
+            **_APACHE,
             parameters=83.8,
         ),
         Family(
@@ -101,8 +104,7 @@ READER = Reader(
             config=_LARGE,
             scale=0.3611,
             shift=0.1159,
-            code_licence=_APACHE,
-            weights_licence=_APACHE,
+            **_APACHE,
             parameters=83.8,
         ),
         Family(
@@ -112,8 +114,7 @@ READER = Reader(
             needs={"latent_patch": 2},
             typical={"bottleneck.dim": 32},
             config=_LARGE,
-            code_licence=_APACHE,
-            weights_licence=_APACHE,
+            **_APACHE,
             parameters=84.0,
         ),
         Family(
@@ -130,13 +131,7 @@ READER = Reader(
             title="VA-VAE, f16 aligned with DINOv2",
             paper="https://arxiv.org/abs/2501.01423",
             namings=("ldm",),
-            needs={
-                **_WITH,
-                "latent_patch": 1,
-                "net.multipliers": _F16,
-                "net.attention_levels": (4,),
-                "net.decoder_attention_levels": None,
-            },
+            needs={**_WITH, **_SD, "net.multipliers": _F16, "net.attention_levels": (4,)},
             marks=(r"foundation_model\.", r"linear_proj\.", r"loss\."),
             typical={"bottleneck.dim": 32, "net.multipliers": _F16},
             code_licence=_MIT,
@@ -156,12 +151,7 @@ READER = Reader(
             title="MAR's KL autoencoder, f16 with 16 channels",
             paper="https://arxiv.org/abs/2406.11838",
             namings=("ldm",),
-            needs={
-                **_WITH,
-                "latent_patch": 1,
-                "net.attention_levels": (4,),
-                "net.decoder_attention_levels": (),
-            },
+            needs={**_WITH, "latent_patch": 1, "net.attention_levels": (4,), "net.decoder_attention_levels": ()},
             marks=(r"loss\.",),
             typical={"bottleneck.dim": 16, "net.multipliers": _F16},
             scale=0.2325,

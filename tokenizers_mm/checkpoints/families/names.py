@@ -19,14 +19,16 @@ order of the words, along the first axis (fused queries, keys and values).
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from tokenizers_mm.weights import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Spellings: TypeAlias = Mapping[str, list[tuple[str, str]]]  # of each word: (theirs, ours)
 _SLOT = re.compile(r"(\{[^}]*\}|\*|\[[^]]*\])")
 _NUMBER = re.compile(r"\{-?([a-z])(?:\+(\d+))?\}")
 
@@ -49,8 +51,7 @@ class Names:
     """
 
     def __init__(self, table: str, **words: str) -> None:
-        pairs = {name: [pair.split("=") for pair in spelled.split()] for name, spelled in words.items()}
-        spellings = {name: [(pair[0], pair[-1]) for pair in some] for name, some in pairs.items()}
+        spellings = {name: [(p.split("=")[0], p.split("=")[-1]) for p in some.split()] for name, some in words.items()}
         self._rules = [_Rule(line.split(), spellings) for line in table.splitlines() if line.strip()]
 
     def read(self, state: Mapping[str, Tensor], where: str = "file") -> dict[str, Tensor]:
@@ -58,148 +59,128 @@ class Names:
 
         Raises `CheckpointError` where two keys mean the same tensor, or part of a tensor is missing.
         """
-        found, passed = self._found(state, 0)
-        out = _Written(where)
-        for key in passed:
-            out.put(key, state[key])
-        for key, (rule, values) in found.items():
-            rule.put(out, rule.operated(state[key], 0), values, 1)
-        return out.whole()
+        return self._renamed(state, 0, where)
 
     def write(self, state: Mapping[str, Tensor], where: str = "file") -> dict[str, Tensor]:
-        """The tensors under their names. `CheckpointError` for a key that no rule fits."""
-        found, passed = self._found(state, 1)
-        if passed:
-            raise CheckpointError(f"{where}: {passed[0]}: there is no name for it in this layout; use our own (`save`)")
-        out, rules = _Written(where), {}
-        for key, (rule, values) in found.items():
-            for goal in rule.put(out, state[key], values, 0):
-                rules[goal] = rule
-        return {key: rules[key].operated(value, 1) for key, value in out.whole().items()}
+        """The tensors under their names. `CheckpointError` for a key that no rule fits, too."""
+        return self._renamed(state, 1, where)
 
-    def _found(
-        self, keys: Mapping[str, Tensor], side: int
-    ) -> tuple[dict[str, tuple[_Rule, dict[str, Any]]], list[str]]:
-        """The rule of each key, with what its slots hold, and the keys without one."""
-        found = {}
-        for key in keys:
-            fits = ((rule, rule.keys[side].match(key)) for rule in self._rules)
-            found[key] = next(((rule, values) for rule, values in fits if values is not None), None)
+    def _renamed(self, state: Mapping[str, Tensor], side: int, where: str) -> dict[str, Tensor]:
+        """From the names of one side to those of the other: each key is read once, and each goal written once."""
+        parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+        rules: dict[str, _Rule] = {}
+        for key, (rule, values) in self._found(state, side, where).items():
+            for goal, part, value in rule.cut(state[key], values, side):
+                if part in parts[goal]:
+                    raise CheckpointError(f"{where}: {key} and another key mean {goal}; give one tokenizer's file")
+                parts[goal][part], rules[goal] = value, rule
+        return {goal: rules[goal].whole(some, side, f"{where}: {goal}") for goal, some in parts.items()}
+
+    def _found(self, state: Mapping[str, Tensor], side: int, where: str) -> dict[str, tuple[_Rule, dict[str, Any]]]:
+        """The rule of each key, with what its slots hold."""
+        found: dict[str, tuple[_Rule, dict[str, Any]]] = {}
         last: dict[str, int] = {}
-        for rule, values in filter(None, found.values()):
+        for key in state:
+            fits = ((rule, rule.keys[side].match(key)) for rule in [*self._rules, _AS_IT_IS][: -side or None])
+            rule, values = next(((rule, values) for rule, values in fits if values is not None), (None, None))
+            if rule is None or values is None:
+                raise CheckpointError(f"{where}: {key}: there is no name for it in this layout; use our own (`save`)")
+            found[key] = rule, values
             last |= {letter: max(values[letter], last.get(letter, 0)) for letter in rule.reversed}
-        for rule, values in filter(None, found.values()):
+        for rule, values in found.values():
             values |= {letter: last[letter] - values[letter] for letter in rule.reversed}
-        return {key: hit for key, hit in found.items() if hit}, [key for key, hit in found.items() if not hit]
-
-
-class _Written:
-    """Tensors by key, each written once, or once in each of its parts."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        self.parts: dict[str, dict[int, Tensor]] = {}
-        self.counts: dict[str, int] = {}
-
-    def put(self, key: str, value: Tensor, part: int = 0, count: int = 1) -> None:
-        """Keep one of `count` parts of a tensor."""
-        parts = self.parts.setdefault(key, {})
-        if part in parts:
-            raise CheckpointError(f"{self.where}: two of its keys are {key} (in our names); give one tokenizer's file")
-        parts[part], self.counts[key] = value, count
-
-    def whole(self) -> dict[str, Tensor]:
-        """Every tensor, put together from its parts."""
-        import torch
-
-        for key, parts in self.parts.items():
-            if len(parts) < self.counts[key]:
-                raise CheckpointError(f"{self.where}: {len(parts)} of {self.counts[key]} parts of {key}; copy it again")
-        return {
-            key: parts[0] if self.counts[key] == 1 else torch.cat([parts[i] for i in sorted(parts)])
-            for key, parts in self.parts.items()
-        }
+        return found
 
 
 class _Rule:
-    def __init__(self, line: list[str], spellings: Mapping[str, list[tuple[str, str]]]) -> None:
+    """A line of a table."""
+
+    def __init__(self, line: list[str], spellings: Spellings) -> None:
         theirs, ours, *operation = line
         self.operation = _OPERATIONS[operation[0]] if operation else None
         self.keys = _Key(theirs, spellings, 0), _Key(ours, spellings, 1)
         self.reversed = re.findall(r"\{-([a-z])", theirs)
-        alone = self.keys[0].words.keys() ^ self.keys[1].words.keys()
-        self.several = next(iter(alone), "")
-        self.order = list(dict.fromkeys(pair[1] for pair in spellings[self.several])) if alone else []
+        self.several = next(iter(self.keys[0].words ^ self.keys[1].words), "")
+        self.order = list(dict.fromkeys(pair[1] for pair in spellings[self.several])) if self.several else [""]
 
-    def operated(self, value: Tensor, way: int) -> Tensor:
+    def cut(self, value: Tensor, values: dict[str, Any], side: int) -> list[tuple[str, int, Tensor]]:
+        """Keys on the other side of one on this side, with the index of the part of their tensor, and the part."""
+        goal, value = self.keys[1 - side], value if side else self._operated(value, 0)
+        if self.several in goal.words:
+            cut = zip(self.order, value.chunk(len(self.order)), strict=True)
+            return [(goal.filled(values | {self.several: word}), 0, part) for word, part in cut]
+        return [(goal.filled(values), self.order.index(values.get(self.several, "")), value)]
+
+    def whole(self, parts: Mapping[int, Tensor], side: int, where: str) -> Tensor:
+        """The tensor of these parts, on the other side."""
+        count = 1 if self.several in self.keys[1 - side].words else len(self.order)
+        if len(parts) < count:
+            raise CheckpointError(f"{where}: only {len(parts)} of its {count} parts are there; copy the file again")
+        if count > 1:
+            import torch
+
+            parts = {0: torch.cat([parts[i] for i in range(count)])}
+        return self._operated(parts[0], 1) if side else parts[0]
+
+    def _operated(self, value: Tensor, way: int) -> Tensor:
         return value if self.operation is None or value.ndim < 2 else self.operation[way](value)
 
-    def put(self, out: _Written, value: Tensor, values: dict[str, Any], side: int) -> list[str]:
-        """Write one tensor under the key of `side`, or the parts of it; gives these keys."""
-        key, count = self.keys[side], len(self.order)
-        if self.several not in key.words:
-            part = self.order.index(values[self.several]) if self.several else 0
-            goals = {key.filled(values): (value, part, max(count, 1))}
-        else:
-            cut = zip(self.order, value.chunk(count), strict=True)
-            goals = {key.filled(values | {self.several: word}): (part, 0, 1) for word, part in cut}
-        for goal, given in goals.items():
-            out.put(goal, *given)
-        return list(goals)
+
+class _Slot(NamedTuple):
+    """A number with an offset, a word with the spellings of this side -> ours, or any text."""
+
+    name: str
+    offset: int | None = None
+    words: Mapping[str, str] | None = None
+
+    def value(self, text: str) -> Any:
+        return int(text) - self.offset if self.offset is not None else self.words[text] if self.words else text
+
+    def text(self, value: Any) -> str:
+        if self.offset is not None:
+            return str(value + self.offset)
+        return next(here for here, ours in self.words.items() if ours == value) if self.words else value
 
 
 class _Key:
     """One side of a rule: a key with slots."""
 
-    def __init__(self, text: str, spellings: Mapping[str, list[tuple[str, str]]], side: int) -> None:
-        self.pieces = [piece for piece in _SLOT.split(text) if piece]
-        self.words: dict[str, dict[str, str]] = {}  # of each word: their spelling or ours, on this side -> ours
-        self.slots: list[tuple[str, int]] = []  # name and offset, in the order of the groups
+    def __init__(self, text: str, spellings: Spellings, side: int) -> None:
+        self.slots: list[_Slot] = []
+        self.form = ""  # the key with a %s for each slot
         pattern = ""
-        for piece in self.pieces:
-            if piece == "*":
-                self.slots.append((f"*{sum(name[0] == '*' for name, _ in self.slots)}", 0))
-                pattern += "(.+)"
-            elif piece[0] == "[":
-                pattern += f"(?:{re.escape(piece[1:-1])})?"
-            elif number := _NUMBER.fullmatch(piece):
-                self.slots.append((number[1], int(number[2] or 0)))
-                pattern += r"(\d+)"
-            elif piece[0] == "{":
-                name = piece[1:-1]
-                pairs = spellings[name] if name in spellings else [(word, word) for word in name.split("|")]
-                self.words[name] = {pair[side]: pair[1] for pair in pairs}
-                self.slots.append((name, 0))
-                pattern += f"({'|'.join(map(re.escape, sorted(self.words[name], key=len, reverse=True)))})"
+        for piece in filter(None, _SLOT.split(text)):
+            if piece[0] == "[":
+                pattern, self.form = f"{pattern}(?:{re.escape(piece[1:-1])})?", self.form + piece[1:-1]
+            elif piece[0] in "{*":
+                self.slots.append(self._slot(piece, spellings, side))
+                words = sorted(self.slots[-1].words or (), key=len, reverse=True)
+                group = "|".join(map(re.escape, words)) if words else ".+" if piece == "*" else r"\d+"
+                pattern, self.form = f"{pattern}({group})", self.form + "%s"
             else:
-                pattern += re.escape(piece)
+                pattern, self.form = pattern + re.escape(piece), self.form + piece
         self.pattern = re.compile(pattern)
+        self.words = {slot.name for slot in self.slots if slot.words}
+
+    def _slot(self, piece: str, spellings: Spellings, side: int) -> _Slot:
+        if piece == "*":
+            return _Slot(f"*{len([slot for slot in self.slots if slot.name[0] == '*'])}")
+        if number := _NUMBER.fullmatch(piece):
+            return _Slot(number[1], offset=int(number[2] or 0))
+        name = piece[1:-1]
+        pairs = spellings[name] if name in spellings else [(word, word) for word in name.split("|")]
+        return _Slot(name, words={pair[side]: pair[1] for pair in pairs})
 
     def match(self, key: str) -> dict[str, Any] | None:
         """What the slots hold: numbers without their offset, words in our spelling."""
         match = self.pattern.fullmatch(key)
         if match is None:
             return None
-        values: dict[str, Any] = {}
-        for (name, offset), text in zip(self.slots, match.groups(), strict=True):
-            if name in self.words:
-                values[name] = self.words[name][text]
-            else:
-                values[name] = text if name[0] == "*" else int(text) - offset
-        return values
+        return {slot.name: slot.value(text) for slot, text in zip(self.slots, match.groups(), strict=True)}
 
     def filled(self, values: Mapping[str, Any]) -> str:
         """The key whose slots hold these."""
-        slots, out = iter(self.slots), ""
-        for piece in self.pieces:
-            if piece != "*" and piece[0] not in "{[":
-                out += piece
-            elif piece[0] == "[":
-                out += piece[1:-1]
-            else:
-                name, offset = next(slots)
-                value = values[name]
-                if name in self.words:
-                    value = next(here for here, ours in self.words[name].items() if ours == value)
-                out += str(value + offset) if isinstance(value, int) else value
-        return out
+        return self.form % tuple(slot.text(values[slot.name]) for slot in self.slots)
+
+
+_AS_IT_IS = _Rule(["*", "*"], {})

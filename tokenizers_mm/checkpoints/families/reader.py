@@ -22,21 +22,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass
 from tokenizers_mm.checkpoints.families.names import Names
 from tokenizers_mm.weights import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tokenizers_mm.models import Autoencoder, AutoencoderConfig
-
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 About: TypeAlias = Mapping[str, Any]  # a config.json; empty where there is none
 Statistics: TypeAlias = "tuple[Tensor | list[float] | float, Tensor | list[float] | float] | None"
-
-# Images of other than these channels are read only where a family or the caller says so: a file of 48 channels in front
-# of its first layer has folded or transformed its pixels in a way that no shape shows.
-IMAGE_CHANNELS = frozenset({1, 3, 4})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +52,17 @@ class Contents:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor, under our names."""
         return {key: tuple(value.shape) for key, value in self.state.items()}
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of a tensor that has to be there."""
+        if key not in self.shapes:
+            raise CheckpointError(f"{self.where}: no {key} (in our names): not a whole autoencoder; copy it again")
+        return self.shapes[key]
+
+    def numbers(self, pattern: str) -> list[int]:
+        """The numbers that the group of a pattern matches at the head of our names, in order."""
+        matches = (re.match(pattern, key) for key in self.shapes)
+        return sorted({int(match[1]) for match in matches if match})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,46 +150,6 @@ class Naming:
         return self.names if isinstance(self.names, Names) else self.names(keys)
 
 
-class Needs:
-    """Whether a class of diffusers has words for options of ours."""
-
-    def __init__(self, refuse: Callable[[str], Exception]) -> None:
-        self.refuse = refuse
-
-    def __call__(self, name: str, found: Any, *allowed: Any) -> None:
-        """Raise what `refuse` makes of the reason, unless an option has one of the values that the class has."""
-        if found not in allowed:
-            raise self.refuse(f"{name}={found!r} is none of {' or '.join(map(repr, allowed))}, which diffusers has")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusersClass:
-    """A class of diffusers: which of our tokenizers are its objects, and what its config.json says of them.
-
-    when      entries of config.json that tell it from another of the same name, which has fewer
-    family    the row that its files are of, unless another has the published scale and fits
-    describe  what config.json says of options of ours; raises, by `Needs`, for those that it has no word for. None
-              where the reader compares its config.json itself
-    idle      entries of config.json that change nothing here, or that the reader uses itself
-    net, bottlenecks, suits  which tokenizers are written as this class; none where `tensors` is None
-    tensors   what else is written: entries of config.json, and tensors under their names, of a tokenizer
-    """
-
-    name: str
-    when: Mapping[str, Any] = field(default_factory=dict)
-    family: str
-    describe: Callable[[AutoencoderConfig, Needs], dict[str, Any]] | None = None
-    idle: Collection[str] = ()
-    net: str = "conv"
-    bottlenecks: tuple[str, ...] = ()
-    suits: Callable[[AutoencoderConfig], bool] = lambda config: True
-    tensors: Callable[[Autoencoder, Needs], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
-
-    def is_class_of(self, about: About) -> bool:
-        """Whether this config.json is of this class."""
-        return about.get("_class_name") == self.name and all(about.get(key) == self.when[key] for key in self.when)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Reader:
     """How the files of one body are read, and written for diffusers.
@@ -213,24 +179,6 @@ class Reader:
         """The first naming whose whole signature is there."""
         return next((naming for naming in self.namings if not naming.missing(keys)), None)
 
-    def misfits(
-        self, row: Family, naming: str, prefix: str, options: Mapping[str, Any], told: Collection[str]
-    ) -> list[str]:
-        """What keeps a file out of a family, in words; empty where it fits.
-
-        told  dotted names of options that the caller states, which therefore are as they should be
-        """
-        found = []
-        if row.namings and naming not in row.namings:
-            found.append(f"names are those of {naming}, not of {' or '.join(row.namings)}")
-        if row.prefix and not prefix.endswith(row.prefix):
-            found.append(f"keys start with {prefix!r}, not {row.prefix!r}")
-        for name, value in {"net.image_channels": IMAGE_CHANNELS, **self.needs, **row.needs}.items():
-            here, allowed = option(options, name), value if isinstance(value, frozenset) else (value,)
-            if here not in allowed and name not in told:
-                found.append(f"{name} is {here}, not {' or '.join(map(str, sorted(allowed, key=str)))}")
-        return found
-
 
 def option(options: Mapping[str, Any], name: str) -> Any:
     """The option of a dotted name, lists as tuples; None where there is none."""
@@ -255,25 +203,3 @@ def laid_over(options: Mapping[str, Any], over: Mapping[str, Any], *, keep_kinds
             value = value if other else laid_over(here, value, keep_kinds=keep_kinds)
         out[key] = value
     return out
-
-
-def agree(about: About, entries: Mapping[str, Any], where: str) -> None:
-    """Refuse a config.json that says something else than weights and options do; what it does not say is not compared.
-
-    entries  what it should say
-    """
-    for name, value in entries.items():
-        if about.get(name) is not None and not _same(about[name], value):
-            raise CheckpointError(
-                f"{where}: config.json has {name} = {about[name]!r}, expected {value!r}, as the weights have it; take "
-                "the config.json that belongs to them, or none"
-            )
-
-
-def _same(given: Any, expected: Any) -> bool:
-    """Lists are those of JSON, words have no case and one synonym, and one entry may stand for one of every level."""
-    if isinstance(expected, list | tuple):
-        some = given if isinstance(given, list | tuple) else [given] * len(expected)
-        return len(some) == len(expected) and all(map(_same, some, expected))
-    words = [{"swish": "silu"}.get(v.lower(), v.lower()) if isinstance(v, str) else v for v in (given, expected)]
-    return type(words[0]) is type(words[1]) and bool(words[0] == words[1])

@@ -15,22 +15,12 @@ from tokenizers_mm.checkpoints.families import (
     var,
     vqgan,
 )
-from tokenizers_mm.checkpoints.families.reader import DiffusersClass, Family, Reader
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass
+from tokenizers_mm.checkpoints.families.reader import Family, Reader
 from tokenizers_mm.weights import CheckpointError
 
-READERS: tuple[Reader, ...] = (
-    ldm.READER,
-    vqgan.READER,
-    llamagen.READER,
-    var.READER,
-    infinity.READER,
-    open_magvit2.READER,
-    showo.READER,
-    maskgit.READER,
-    dc_ae.READER,
-    causal.READER,
-    emu3.READER,
-)
+_FILES = (ldm, vqgan, llamagen, var, infinity, open_magvit2, showo, maskgit, dc_ae, causal, emu3)
+READERS: tuple[Reader, ...] = tuple(file.READER for file in _FILES)
 
 
 def known_families() -> list[Family]:

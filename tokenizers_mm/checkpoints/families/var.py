@@ -25,7 +25,7 @@ _NAMES = Names(
 
 
 def _options(given: Contents) -> dict[str, Any]:
-    phi = conv.count(given.shapes, r"bottleneck\.convolutions\.(\d+)\.weight")
+    phi = len(given.numbers(r"bottleneck\.convolutions\.(\d+)\.weight"))
     return conv.on_scales(conv.options(given, _CODEBOOK), SCALES, conv.TRAINED, phi=phi)
 
 

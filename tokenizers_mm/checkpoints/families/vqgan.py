@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tokenizers_mm.checkpoints.families import conv, conv_diffusers
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass
 from tokenizers_mm.checkpoints.families.names import Names
-from tokenizers_mm.checkpoints.families.reader import (
-    DiffusersClass,
-    Family,
-    Naming,
-    Reader,
-)
+from tokenizers_mm.checkpoints.families.reader import Family, Naming, Reader
 
 _F16 = (1, 1, 2, 2, 4)
 _TAMING, _LDM = "https://arxiv.org/abs/2012.09841", "https://arxiv.org/abs/2112.10752"
