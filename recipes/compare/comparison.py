@@ -24,10 +24,12 @@ class Settings:
     limit       use the first so many images
     max_unreadable  share of the images of any folder that may be unreadable
     preset      whose conventions to follow, see `measure.presets`
-    perceptual  a perceptual distance, or none;  perceptual_weights  file with its weights, None: in their usual place
+    perceptual  a perceptual distance, or none
+    perceptual_weights  file with its weights, None: in their usual place
     frechet     extractor of a Frechet distance, or None
     probe       labelled images for linear probe and neighbours, "none", or "auto": those of `images`, where they have
-                labels;  probe_limit  so many of each part
+                labels
+    probe_limit  use so many labelled images of each part
     speed       images per second and peak memory, each tokenizer in a process of its own
     pictures    so many images are shown
     device      auto, cpu, cuda or cuda:N: where all are measured
@@ -83,9 +85,11 @@ class Measured:
 class Comparison:
     """Everything that the page shows.
 
-    title      of the images;  count  how many were measured
-    originals  the images that are shown
-    codecs     curves of ordinary codecs on `codec_images` of the images, evenly spread;  tiled  all in one file
+    title         of the images
+    originals     the images that are shown
+    codecs        curves of ordinary codecs
+    codec_images  so many of the images, evenly spread, those are curves of
+    tiled         these are in one file
     """
 
     settings: Settings

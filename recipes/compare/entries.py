@@ -1,4 +1,4 @@
-"""What a tokenizer is, told before anything is measured: name, parts, tokens, and which images it takes."""
+"""Entries of a comparison: what each tokenizer is, told before anything is measured, and which images it takes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _INNER = ("tokenizer", "")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tokenizer.
+    """One tokenizer of a comparison.
 
-    source        what `open_tokenizer` takes, of an object its class; name  how it is called on the page
+    source        what `open_tokenizer` takes, of an object its class
+    name          how it is called on the page
     what          its parts, in words
     spec          of its own image size
     weights       numbers in its state, encoder and decoder together; of a plain class those in its attributes

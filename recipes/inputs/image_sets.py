@@ -1,6 +1,4 @@
-"""The images a tokenizer can be measured on, by name: photos, emoji, fashion-mnist, or any folder.
-
-Images of a folder that cannot be read are left out, up to a share: `LeftOut` counts and names them.
+"""Image sets by name, to measure tokenizers on: photos, emoji, fashion-mnist, or any folder.
 
 emoji and fashion-mnist have a training and a held-out part: `emoji` means the held-out images where reconstructions
 are measured, `emoji:train` the others.
@@ -8,7 +6,6 @@ are measured, `emoji:train` the others.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizers_mm.data import (
-    ALLOWED_SHARE,
     ImageError,
     Labelled,
     Unreadable,
     check_folder,
-    check_share,
     find_images,
     read_image,
 )
@@ -34,63 +29,12 @@ from tokenizers_mm.data.sets.emoji import emoji
 if TYPE_CHECKING:
     from tokenizers_mm.measure import ProbeData
 
-__all__ = ["ImageSet", "LeftOut", "check_images", "image_set", "probe_data"]
+__all__ = ["ImageSet", "check_images", "image_set", "probe_data"]
 
 Pixels = NDArray[np.uint8]
 
 _LABELLED: dict[str, Callable[..., Labelled]] = {"emoji": emoji, "fashion-mnist": fashion_mnist}
 _PHOTOS = {"test": heldout_photos, "train": training_photos}
-_NAMED = 3
-
-
-class LeftOut:
-    """Images of one measurement that could not be read, by what they were for: images, train, probe, ...
-
-    allowed  share of the images of every folder that may be left out
-    warn     is called with a line for each of the first of every folder, and by `end` with how many there were
-    """
-
-    def __init__(self, allowed: float = ALLOWED_SHARE, warn: Callable[[str], None] = warnings.warn) -> None:
-        check_share("max_unreadable", allowed)
-        self.allowed, self.warn = allowed, warn
-        self._ledgers: dict[tuple[str, str], Unreadable] = {}
-        self._said: set[str] = set()
-
-    def counter(self, purpose: str) -> Callable[[str | Path, int], Unreadable]:
-        """From a folder and its number of images to their counter: the same one whenever they are read again."""
-
-        def make(where: str | Path, total: int) -> Unreadable:
-            key, first = (purpose, str(where)), iter(range(_NAMED))
-
-            def report(error: ImageError) -> None:
-                if next(first, None) is not None:
-                    self._say(f"{error}; left out")
-
-            if key not in self._ledgers:
-                remedy = "repair or remove them, or allow more (--max-unreadable)"
-                self._ledgers[key] = Unreadable(where, total, self.allowed, report=report, remedy=remedy)
-            return self._ledgers[key]
-
-        return make
-
-    def end(self) -> None:
-        """Say how many were left out, where not all of them were named."""
-        for counter in self._ledgers.values():
-            if len(counter) > _NAMED:
-                self._say(f"{counter.where}: {len(counter)} of {counter.total} images cannot be read and are left out")
-
-    def errors(self) -> dict[str, tuple[str, ...]]:
-        """What was wrong with each image, by purpose; those for which none was left out are missing."""
-        found: dict[str, tuple[str, ...]] = {}
-        for (purpose, _), counter in self._ledgers.items():
-            if counter.errors:
-                found[purpose] = (*found.get(purpose, ()), *map(str, counter.errors.values()))
-        return found
-
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            self.warn(text)
 
 
 @dataclass(frozen=True)
@@ -121,7 +65,8 @@ class ImageSet:
     ) -> Iterator[Pixels]:
         """Uint8 [H, W, 3], each as `prepare` makes it.
 
-        size    of sets that are drawn or padded to a size;  limit  only the first so many
+        size    of sets that are drawn or padded to a size
+        limit   only the first so many
         counter  from a folder and its number of images to what counts those that cannot be read; none: all must be
 
         Raises `TooManyUnreadable`, and `ValueError` where there is no such folder.

@@ -1,4 +1,4 @@
-"""Where the parts of a finished run are, and what it was trained in."""
+"""Run folders of generators: where the generator is, and what it was trained in."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 
 
-def resolve(folder: Path, part: str) -> Path:
-    """The tokenizer/ or generator/ folder of a run folder; any other path or name as it is."""
-    return folder / part if (folder / part / "config.json").exists() else folder
+def generator_folder(folder: Path) -> Path:
+    """The generator/ folder of a run folder; any other path as it is."""
+    return folder / "generator" if (folder / "generator" / "config.json").exists() else folder
 
 
 def check_generator(folder: Path) -> None:
     """Raise `ValueError` unless a generator is there, in the folder or in the run's; nothing heavy is imported."""
-    place = resolve(folder, "generator")
+    place = generator_folder(folder)
     if not (place / "config.json").is_file():
         unfinished = f": let the training in {folder} finish" if (folder / "run.json").exists() else ""
         raise ValueError(f"{place}: not a saved generator (it has no config.json){unfinished}")

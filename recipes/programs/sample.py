@@ -12,7 +12,7 @@ from torch import Tensor
 
 import backbones
 from backbones import Autoregressive, Flow
-from recipes.inputs import TokenizerSource, check_generator, open_tokenizer, resolve
+from recipes.inputs import TokenizerSource, check_generator, generator_folder, open_tokenizer
 from tokenizers_mm.api import Condition, Tokenizer
 from tokenizers_mm.data import to_uint8
 from tokenizers_mm.runtime import choose_device, local_path
@@ -40,7 +40,8 @@ def sample_images(
     generator   a run folder, a generator folder, or a generator
     tokenizer   anything `open_tokenizer` takes: the one whose tokens the generator learned
     conditions  captions, or class numbers as texts ("3")
-    guidance    scale of classifier-free guidance, 1 is none;  seed  of all that is drawn
+    guidance    scale of classifier-free guidance, 1 is none
+    seed        of all that is drawn
     device      auto, cpu, cuda or cuda:N: where both compute
 
     Returns uint8 [B, C, H, W] on the CPU. Raises `ValueError` where the generator's tokens are not those of the
@@ -68,7 +69,7 @@ def open_pair(
     model, name = generator, "the generator"
     if isinstance(model, str | Path):
         check_generator(Path(model))
-        name = str(resolve(Path(model), "generator"))
+        name = str(generator_folder(Path(model)))
         model = backbones.load(name)
     codec = on_device(open_tokenizer(tokenizer), place)
     source = tokenizer if isinstance(tokenizer, str | Path) else "the tokenizer"

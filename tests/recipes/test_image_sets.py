@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from recipes.inputs import image_sets
-from recipes.inputs.image_sets import ImageSet, LeftOut, image_set, probe_data
+from recipes.inputs.image_sets import ImageSet, image_set, probe_data
+from recipes.inputs.left_out import LeftOut
 from tokenizers_mm.data.images import resize_shorter
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.unreadable import TooManyUnreadable
@@ -118,8 +119,8 @@ def test_above_the_share_there_is_no_sample(tmp_path: Path) -> None:
     only.mkdir()
     (only / "a.png").touch()
     for read in (
-        lambda ledger: list(image_set(str(only)).pixels(8, counter=counter)),
-        lambda ledger: labelled(only, counter),
+        lambda counter: list(image_set(str(only)).pixels(8, counter=counter)),
+        lambda counter: labelled(only, counter),
     ):
         with pytest.raises(TooManyUnreadable, match=r"only: none of its 1 images can be read; the first: .*a\.png"):
             read(LeftOut(1.0, print).counter("images"))
