@@ -1,4 +1,4 @@
-"""Who is best, and at what rate: no tokenizer is crowned without saying how many more bits it spends than the next."""
+"""Ranking by a figure: who is best, at what rate, and how many times the bits of the next best that takes."""
 
 from __future__ import annotations
 

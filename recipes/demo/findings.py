@@ -1,4 +1,4 @@
-"""Measure everything a demo folder holds: one call, figures with targets and protocols out."""
+"""Everything that is measured of a demo folder: one call, figures with targets and protocols out."""
 
 from __future__ import annotations
 

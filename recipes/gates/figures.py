@@ -1,4 +1,4 @@
-"""Measured figures as plain data: every number with its target, whether it was reached, and how it was made."""
+"""Figures with targets as plain data: every number, whether its target was reached, and how it was made."""
 
 from __future__ import annotations
 

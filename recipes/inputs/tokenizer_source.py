@@ -1,4 +1,4 @@
-"""Tokenizers as commands and programs name them: anything `load` takes, a run folder, or an object of one's own code.
+"""Tokenizers by name: anything `load` takes, a run folder, or an object of one's own code.
 
 `module:attribute` names such an object: the attribute (dotted, where it stands inside another) is a tokenizer, or a
 class or function that makes one when called without arguments. Naming it imports the module, as `python -m module`

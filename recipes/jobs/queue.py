@@ -1,4 +1,4 @@
-"""Run commands side by side; the cores are shared by what is left to do, with one progress bar a job."""
+"""A queue of commands run side by side: the cores are shared by what is left to do, with a progress bar for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read: each is named once, and too many of them end the run.
+"""Unreadable images of a data set: each is named once, and too many of them end the run.
 
 One broken file among thousands must not end hours of training; a folder in which every tenth file is broken must not
 be used without a word. So what meets such files skips, counts and names them, up to a stated share.

@@ -1,4 +1,4 @@
-"""A trained tokenizer, faster: the same weights behind convolutions with fewer multiplications.
+"""Winograd convolutions (or bfloat16) for inference on CPUs: a trained tokenizer, faster, with the same weights.
 
 "fast"   3x3 convolutions by Winograd's transforms F(4x4, 3x3) (https://arxiv.org/abs/1509.09308) at points chosen for
          accuracy: a quarter of the products, and no more rounding error than the plain sum

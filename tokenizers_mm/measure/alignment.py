@@ -1,4 +1,4 @@
-"""How much of a teacher's features a tokenizer's vectors hold: cosine after the best linear map.
+"""Feature alignment with a teacher: cosine of a tokenizer's vectors to the teacher's after the best linear map.
 
 A tokenizer's positions and a teacher's have different widths, so the tokenizer's vectors are first mapped by ridge
 regression, fitted on half of the images; the cosine is taken on the other half. The mean vector of the teacher, which

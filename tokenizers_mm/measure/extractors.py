@@ -1,4 +1,4 @@
-"""Networks whose features Frechet distances are measured in; the distance is named after them.
+"""Feature extractors of Frechet distances; the distance is named after them.
 
     inception          FID: levels resized as TensorFlow 1 did, what torch-fidelity and the evaluator of ADM compute
     inception-pytorch  FID as pytorch-fid computes it: the same weights, resized with half-pixel offsets

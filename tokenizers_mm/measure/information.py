@@ -1,4 +1,4 @@
-"""How much tokens say: code usage, perplexity and marginal entropy of codes; KL of Gaussian latents.
+"""Code usage, perplexity and marginal entropy of codes; KL of Gaussian latents: how much tokens say.
 
 A vocabulary of V codes offers log2 V bits per token; the marginal entropy is what the code frequencies leave of them,
 the rate of an ideal entropy coder that knows the frequencies and nothing of the context.

@@ -1,4 +1,4 @@
-"""An independent judge: reads the attributes of an image, so that generated images can be scored against captions.
+"""Attribute classifier, an independent judge: generated images are scored by what it reads against their captions.
 
 A small convolutional network with one classifier per attribute, trained on real images only and sharing nothing with
 any tokenizer or generator. Its score on real held-out images must be near perfect before any score of it counts; its

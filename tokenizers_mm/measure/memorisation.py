@@ -1,4 +1,4 @@
-"""Did a generator copy its training set? Nearest neighbours in a feature space, against how near fresh real images lie.
+"""Memorisation test by nearest neighbours: did a generator copy its training set?
 
 Generated images that lie much closer to the training set than unseen real images do are copies; much farther, and they
 are not of this world. Both are seen in the ratio of median distances, which is about 1 for an honest generator.

@@ -1,4 +1,4 @@
-"""What well-known evaluators do to images and reconstructions, so that a figure can be compared with theirs.
+"""Evaluation presets: what well-known evaluators do to images, so that a figure can be compared with theirs.
 
 The same reconstructions get three different scores from three public programs. What follows was read in their code:
 

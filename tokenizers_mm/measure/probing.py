@@ -1,4 +1,4 @@
-"""Semantic figures of a tokenizer as rows of a table: probe, neighbours, zero-shot, likeness to a teacher.
+"""Semantic figures of a tokenizer as rows of a table: linear probe, nearest neighbours, zero-shot, alignment.
 
 Shape letters: N images, D features, K classes.
 """

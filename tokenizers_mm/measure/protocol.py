@@ -1,4 +1,4 @@
-"""A number and how it was made.
+"""Measurements and their protocols: a number, and how it was made.
 
 Three public evaluators give three scores to the same reconstructions; the record says why. Everything that is
 known to move a figure is a field here, so two figures may be compared when their records agree.

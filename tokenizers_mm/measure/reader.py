@@ -1,4 +1,4 @@
-"""An independent reader: which characters stand in pictures of words? It measures what a tokenizer loses of them.
+"""Text recogniser (CTC) for pictures of words: it measures how many characters a tokenizer loses.
 
 A small convolutional network looks along the picture and says at each place which character it sees, or none
 (connectionist temporal classification, Graves et al., "Connectionist Temporal Classification", ICML 2006,

@@ -1,4 +1,4 @@
-"""How close reconstructions are: PSNR, SSIM (Wang et al. 2004) and a perceptual distance, per image.
+"""PSNR, SSIM (Wang et al. 2004) and perceptual distance of reconstructions, per image.
 
 Arithmetic is on the 0..255 scale. The original is uint8 by nature; the reconstruction is clamped and, by default,
 rounded to uint8, because a file is what a reader gets.

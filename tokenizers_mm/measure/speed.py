@@ -1,4 +1,4 @@
-"""How fast a tokenizer encodes and decodes, and how much memory that took: true of one machine at one moment.
+"""Throughput and peak memory of encoding and decoding: true of one machine at one moment.
 
 Shape letters: B batch.
 """

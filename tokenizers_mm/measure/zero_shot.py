@@ -1,4 +1,4 @@
-"""Classification by the names of the classes alone: an image gets the class whose text is nearest.
+"""Zero-shot classification: an image gets the class whose text is nearest.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", arXiv 2103.00020, section 3.1:
 prompts are embedded, normalised and averaged for every class, and compared with pooled image features by cosine.

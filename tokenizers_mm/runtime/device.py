@@ -1,4 +1,4 @@
-"""Where to compute: a name from the command line becomes a device that is there."""
+"""Choice of device: a name from the command line becomes a device that is there."""
 
 from __future__ import annotations
 

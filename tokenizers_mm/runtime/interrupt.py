@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM in training: noted, so that the step ends and is saved; a second one ends at once."""
+"""Stop signals (Ctrl-C, SIGTERM) in training: noted, so that the step ends and is saved; a second one ends at once."""
 
 from __future__ import annotations
 

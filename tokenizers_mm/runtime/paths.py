@@ -1,4 +1,4 @@
-"""Folders that are written are folders of this machine: an address (s3://bucket/x) must not become a folder "s3:"."""
+"""Local paths: what is written is on this machine, and an address (s3://bucket/x) must not become a folder "s3:"."""
 
 from __future__ import annotations
 

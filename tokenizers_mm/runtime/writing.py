@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and one error for those that cannot be written: on a full disk, for one."""
+"""Atomic writes: files that appear whole or not at all, and one error for those that cannot be written."""
 
 from __future__ import annotations
 

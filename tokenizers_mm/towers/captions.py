@@ -1,4 +1,4 @@
-"""What a text encoder takes: a list of captions, none of them empty."""
+"""Checks of captions: text encoders take a list of texts, none of them empty."""
 
 from __future__ import annotations
 

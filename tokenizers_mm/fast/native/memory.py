@@ -1,4 +1,4 @@
-"""Memory that convolutions hand on to each other: fresh memory costs about as much as the multiplications.
+"""A memory pool for images: fresh memory costs about as much as the multiplications.
 
 The first touch of a page that the system hands out is slow, and allocators return large blocks at once. So what one
 layer let go serves the next, and the next pass; `release` gives back what is not in use.
