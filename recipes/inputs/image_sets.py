@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenizers_mm.data import (
     ImageError,
     Labelled,
+    Pixels,
     Unreadable,
     check_folder,
     find_images,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageSet", "check_images", "image_set", "probe_data"]
 
-Pixels = NDArray[np.uint8]
 
 _LABELLED: dict[str, Callable[..., Labelled]] = {"emoji": emoji, "fashion-mnist": fashion_mnist}
 _PHOTOS = {"test": heldout_photos, "train": training_photos}

@@ -10,20 +10,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from backbones import Autoregressive
 from recipes.inputs import TokenizerSource
 from recipes.programs.sample import GeneratorSource, open_pair
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.data import ImageError, Unreadable, centre_crop, find_images, read_image, resize_shorter, to_tensor
+from tokenizers_mm.data import (
+    ImageError,
+    Pixels,
+    Unreadable,
+    centre_crop,
+    find_images,
+    read_image,
+    resize_shorter,
+    to_tensor,
+)
 from tokenizers_mm.runtime import write_text
 
 __all__ = ["Captioned", "caption_images", "write_captions"]
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

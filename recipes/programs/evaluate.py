@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recipes.inputs import ImageSet, LeftOut, TokenizerSource, image_set, open_tokenizer, probe_data
 from recipes.joint.effective_bits import effective_bits
 from tokenizers_mm.api import Tokenizer
-from tokenizers_mm.data import ALLOWED_SHARE, Preprocess, to_tensor
+from tokenizers_mm.data import ALLOWED_SHARE, Pixels, Preprocess, to_tensor
 from tokenizers_mm.losses import Perceptual
 from tokenizers_mm.losses.perceptual import perceptual
 from tokenizers_mm.measure import (
@@ -37,7 +35,6 @@ from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
 __all__ = ["Extras", "evaluate_images", "preparation"]
 
-Pixels = NDArray[np.uint8]
 
 _TEACHER_IMAGES, _BITS_IMAGES = 512, 4000
 _BATCH_PIXELS = 2**18

@@ -14,6 +14,7 @@ from tokenizers_mm.data.folder import ImageFolder as ImageFolder
 from tokenizers_mm.data.images import (
     SUFFIXES as SUFFIXES,
     ImageError as ImageError,
+    Pixels as Pixels,
     Preprocess as Preprocess,
     centre_crop as centre_crop,
     check_folder as check_folder,

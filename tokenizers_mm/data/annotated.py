@@ -13,18 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tokenizers_mm.data.annotations import read_annotations
 from tokenizers_mm.data.folder import FolderSource
-from tokenizers_mm.data.images import ImageError, Preprocess, find_images, read_image, to_tensor
+from tokenizers_mm.data.images import ImageError, Pixels, Preprocess, find_images, read_image, to_tensor
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.data.sources import Draw, Examples, Fetched, batch_of
 from tokenizers_mm.data.unreadable import Unreadable
 
 __all__ = ["CaptionedFolder", "LabelledImages", "labelled_folder"]
-
-Pixels = NDArray[np.uint8]
 
 
 class LabelledImages:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from tokenizers_mm.data.sources import Draw, Pixels
+from tokenizers_mm.data.images import Pixels
+from tokenizers_mm.data.sources import Draw
 
 __all__ = ["RandomCrops"]
 

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizers_mm.data.images import ImageError, centre_crop, find_images, read_image, resize_shorter
+from tokenizers_mm.data.images import ImageError, Pixels, centre_crop, find_images, read_image, resize_shorter
 from tokenizers_mm.data.sources import Draw, Fetched, batch_of, signed
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE, TooManyUnreadable, Unreadable, check_share
 
 __all__ = ["FolderSource", "ImageFolder"]
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(eq=False)

@@ -31,6 +31,7 @@ __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
     "ImageError",
+    "Pixels",
     "Preprocess",
     "centre_crop",
     "check_folder",
@@ -45,7 +46,7 @@ __all__ = [
     "unpad",
 ]
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 100_000_000

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenizers_mm.data.images import ImageError
+from tokenizers_mm.data.images import ImageError, Pixels
 from tokenizers_mm.data.unreadable import ALLOWED_SHARE, Unreadable
 from tokenizers_mm.semantics import Semantics
 
@@ -38,7 +38,6 @@ __all__ = [
     "unreadable_of",
 ]
 
-Pixels = NDArray[np.uint8]
 
 _MASK = (1 << 64) - 1
 

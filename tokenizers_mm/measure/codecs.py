@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
+
+from tokenizers_mm.data import Pixels
 
 __all__ = ["VARIANTS", "Codec", "CodecResult", "encode_at_rate", "pixel_psnr"]
 
 Codec = Literal["jpeg", "webp"]
-Pixels = NDArray[np.uint8]
 
 # The ways to write one image that are tried at every rate; the one with the least error wins.
 VARIANTS: dict[Codec, tuple[Mapping[str, Any], ...]] = {

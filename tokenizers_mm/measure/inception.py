@@ -21,7 +21,7 @@ from torchvision.models import inception as blocks
 __all__ = ["Inception"]
 
 _SIZE = 299
-Resize = Literal["tensorflow", "pytorch"]
+Interpolation = Literal["tensorflow", "pytorch"]
 
 
 class Inception(nn.Module):
@@ -31,7 +31,7 @@ class Inception(nn.Module):
             pytorch: bilinear with half-pixel offsets, then x / 127.5 - 1, what pytorch-fid and its copies compute
     """
 
-    def __init__(self, resize: Resize = "tensorflow") -> None:
+    def __init__(self, resize: Interpolation = "tensorflow") -> None:
         super().__init__()
         self.resize = resize
         kinds = [blocks.BasicConv2d, _A, blocks.InceptionB, _C, blocks.InceptionD, _E, blocks.InceptionAux]

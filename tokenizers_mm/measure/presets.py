@@ -27,15 +27,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from tokenizers_mm.data import centre_crop, resize_shorter, resized_shape
+from tokenizers_mm.data import Pixels, centre_crop, resize_shorter, resized_shape
 from tokenizers_mm.measure.protocol import Original, Protocol, Rounding, Window
 
 __all__ = ["PRESETS", "Preset", "preset"]
 
-Pixels = NDArray[np.uint8]
 Resize = Literal["bicubic", "bilinear", "lanczos", "adm"]
 
 _FILTERS = {

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from tokenizers_mm.data import Pixels
 from tokenizers_mm.measure.codecs import VARIANTS, Codec, pixel_psnr
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "write_images",
 ]
 
-Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 
 _SMALL = 64  # pixels a side

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenizers_mm.measure.codecs import Codec, Pixels, encode_at_rate
+from tokenizers_mm.data.images import Pixels
+from tokenizers_mm.measure.codecs import Codec, encode_at_rate
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokenizers_mm.data.images import Pixels
 from tokenizers_mm.measure.rate_distortion import (
-    Pixels,
     codec_curve,
     in_one_file,
     mean_psnr,
