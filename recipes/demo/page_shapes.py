@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recipes.demo.page_photos import Pictures
-from recipes.gates import CONTROLS, NAMES, SAMPLING, Example, Figure, Findings
+from recipes.gates import CONTROLS, GENERATOR_TITLES, SAMPLING, Example, Figure, Findings
 from tokenizers_mm.data.sets import ATTRIBUTES
 from tokenizers_mm.report import Cell, Page, Pixels, Share
 
@@ -84,7 +84,7 @@ def _add_accuracies(page: Page, findings: Findings) -> None:
     rows: list[list[Cell]] = [_judged(findings, "shapes/judge", "Real images: the judge itself")]
     for name in ("fsq", "vae"):
         rows.append(_judged(findings, f"shapes/{name}", f"{name.upper()} reconstructions: the ceiling"))
-    for name, words in NAMES.items():
+    for name, words in GENERATOR_TITLES.items():
         rows.append(_judged(findings, f"shapes/{name}/all", words))
         rows.append(_judged(findings, f"shapes/{name}/seen", f"{words}, seen combinations"))
         rows.append(_judged(findings, f"shapes/{name}/heldout", f"{words}, held-out combinations"))
@@ -109,12 +109,12 @@ def _add_targets(page: Page, findings: Findings) -> None:
     ]
     for name in ("fsq", "vae"):
         rows.append(_goal(findings[f"shapes/{name}/joint"], f"{name.upper()} reconstructions: all four read"))
-    for name, words in NAMES.items():
+    for name, words in GENERATOR_TITLES.items():
         for column in ("colour", "size", "position", "shape"):
             rows.append(_goal(findings[f"shapes/{name}/all/{column}"], f"{words}: {column}"))
     page.heading("Against the targets").table(["", "Measured", "Target", ""], rows)
     rows = []
-    for name, words in NAMES.items():
+    for name, words in GENERATOR_TITLES.items():
         rows.append(_goal(findings[f"shapes/{name}/diversity"], f"{words}: variety, drawn over real"))
         rows.append(_goal(findings[f"shapes/{name}/distance_ratio"], f"{words}: distance to training set, over unseen"))
         rows.append(_goal(findings[f"shapes/{name}/copies"], f"{words}: copies of training images"))

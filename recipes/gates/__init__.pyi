@@ -1,7 +1,7 @@
 from recipes.gates.captions import measure_captions as measure_captions
 from recipes.gates.figures import Example as Example, Figure as Figure, Findings as Findings, merge as merge
 from recipes.gates.generators import (
-    NAMES as NAMES,
+    GENERATOR_TITLES as GENERATOR_TITLES,
     measure_copies_control as measure_copies_control,
     measure_samples as measure_samples,
 )

@@ -17,9 +17,9 @@ from tokenizers_mm.data.sets import ATTRIBUTES
 from tokenizers_mm.measure import COPIES_ALLOWED, RATIO_RANGE, Memorisation, accuracy
 from tokenizers_mm.measure.memorisation import memorisation
 
-__all__ = ["NAMES", "measure_copies_control", "measure_samples"]
+__all__ = ["GENERATOR_TITLES", "measure_copies_control", "measure_samples"]
 
-NAMES = {"ar": "Token by token", "flow": "Flow"}
+GENERATOR_TITLES = {"ar": "Token by token", "flow": "Flow"}
 OF_CEILING, SHAPE_AIM = 0.9, 0.75
 DIVERSITY_RANGE = (0.5, 2.0)
 _CONTROL_RATIO = 0.1
@@ -34,7 +34,7 @@ def measure_samples(drawn: DrawnSamples, evaluator: Evaluator, ceiling: Findings
     name, captions = drawn.name, [text for shapes in drawn.halves.values() for text in shapes.captions]
     target_NA = np.concatenate([shapes.attributes for shapes in drawn.halves.values()])
     read_NA = evaluator.judge.predict(drawn.images)
-    record = f"Shapes drawn: {NAMES[name].lower()}"
+    record = f"Shapes drawn: {GENERATOR_TITLES[name].lower()}"
     protocol = {
         **drawn.protocol,
         "target": f"{OF_CEILING:.0%} of the reconstruction ceiling, which counts as at least {CEILING_GATE:.0%}",
