@@ -23,7 +23,7 @@ __all__ = [
     "PerceptualName",
     "PerceptualWeights",
     "PresetName",
-    "Size",
+    "ImageSize",
     "TokenizerName",
     "chosen_device",
     "tell",
@@ -39,7 +39,7 @@ TokenizerName = Annotated[
     ),
 ]
 GeneratorName = Annotated[Path, typer.Argument(help="Run folder, or the generator folder inside it.")]
-Size = Annotated[
+ImageSize = Annotated[
     int | None, typer.Option(help="Resize the shorter side to this and crop the centre; default: native size.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first so many images.")]

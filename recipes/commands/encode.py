@@ -12,8 +12,8 @@ from rich.progress import Progress
 from recipes.commands.arguments import (
     TOO_MANY_QUARANTINED,
     Device,
+    ImageSize,
     MaxQuarantined,
-    Size,
     TokenizerName,
     chosen_device,
     warn,
@@ -29,7 +29,7 @@ def encode(
     tokenizer: TokenizerName,
     images: ImageFolderPath,
     out: Annotated[Path, typer.Option(help="Token store to write, or to finish.")],
-    size: Size = None,
+    size: ImageSize = None,
     batch_size: Annotated[int, typer.Option(help="Images per encoder call.")] = 32,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 1024,
     captions: Annotated[

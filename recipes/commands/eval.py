@@ -10,12 +10,12 @@ from rich.console import Console
 
 from recipes.commands.arguments import (
     Device,
+    ImageSize,
     Limit,
     MaxUnreadable,
     PerceptualName,
     PerceptualWeights,
     PresetName,
-    Size,
     TokenizerName,
     chosen_device,
 )
@@ -28,7 +28,7 @@ __all__ = ["evaluate", "named_folders"]
 def evaluate(
     tokenizer: TokenizerName,
     images: Annotated[str, typer.Argument(help="Image folder, or held-out photos, emoji or fashion-mnist.")],
-    size: Size = None,
+    size: ImageSize = None,
     preset: PresetName = "default",
     perceptual: PerceptualName = "none",
     perceptual_weights: PerceptualWeights = None,
