@@ -226,7 +226,7 @@ def test_bad_input_is_refused(call, message):
 
 def test_bad_labels_are_refused():
     model, tokens = build(classes=3), tokens_of(RASTER)
-    with pytest.raises(ValueError, match=r"labels lie in \[0, 3\]: this generator has the classes 0..2"):
+    with pytest.raises(ValueError, match=r"\[0, 3\]:.*generator.*classes 0..2"):
         model.loss(Batch(tokens, labels_B=torch.tensor([0, 3, 1])))
     with pytest.raises(ValueError, match="2 labels for 3 images"):
         model.loss(Batch(tokens, labels_B=torch.tensor([0, 1])))
@@ -239,7 +239,7 @@ def test_bad_labels_are_refused():
 def test_bad_specs_and_codebooks_are_refused():
     with pytest.raises(ValueError, match=r"use backbones\.Flow"):
         Autoregressive(AutoregressiveConfig(), TokenSpec(image_size=(8, 8), grid=(2, 2), dim=4))
-    with pytest.raises(ValueError, match=r"codebook_VD has shape \(5, 2\): expected one row for each of the 7 codes"):
+    with pytest.raises(ValueError, match=r"codebook_VD.*shape \(5, 2\): expected.*7"):
         Autoregressive(AutoregressiveConfig(), RASTER, torch.randn(5, 2))
 
 

@@ -202,7 +202,7 @@ def test_bad_input_is_refused(call, message):
 def test_bad_specs_and_options_are_refused():
     with pytest.raises(ValueError, match=r"use backbones\.Autoregressive"):
         Flow(FlowConfig(), TokenSpec(image_size=(8, 8), grid=(2, 2), dim=4, codes=(8,)))
-    with pytest.raises(ValueError, match=r"patch=2: needs a raster grid whose sides it divides, not sequence \(5,\)"):
+    with pytest.raises(ValueError, match=r"patch=2:.*divides,.*sequence \(5,\)"):
         Flow(FlowConfig(patch=2), SEQUENCE)
     with pytest.raises(ValueError, match="patch=3: needs a raster grid"):
         Flow(FlowConfig(patch=3), RASTER)

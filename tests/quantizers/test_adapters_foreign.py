@@ -269,5 +269,5 @@ def test_what_it_does_not_know_it_says():
     assert torch.equal(one.stream_vectors(codes)[..., 0, :], one.vectors(codes))
     assert one.code_grid((1, 5)) == one.input_grid((1, 5)) == (1, 5)
     levels = from_vector_quantize_pytorch(rvq(), wrap=True)
-    with pytest.raises(ValueError, match="foreign does not tell what each of its 3 streams contributes"):
+    with pytest.raises(ValueError, match=r"foreign.*3.*contributes"):
         levels.stream_vectors(levels.encode(torch.randn(2, 5, 8)))

@@ -178,12 +178,10 @@ def test_a_subclass_runs_as_it_is():
 
 
 def test_other_modules_are_refused():
-    with pytest.raises(
-        ValueError, match=r"module is a torch.nn.modules.linear.Linear: expected one of vector_quantize"
-    ):
+    with pytest.raises(ValueError, match=r"module.*torch.nn.modules.linear.Linear: expected.*vector_quantize"):
         from_vector_quantize_pytorch(nn.Linear(3, 3))
     conv = peer.Sequential(nn.Conv2d(3, 8, 3), peer.FSQ([5, 5], dim=8))
-    with pytest.raises(ValueError, match=r"Sequential: the modules around its quantizer do not take"):
+    with pytest.raises(ValueError, match=r"Sequential:.*modules.*quantizer"):
         from_vector_quantize_pytorch(conv)
 
 
@@ -215,16 +213,16 @@ def test_what_it_does_not_have_is_named():
 
 def test_rows_and_codebooks_that_do_not_fit_are_refused():
     state = peer.VectorQuantize(dim=4, codebook_size=16, kmeans_init=True).state_dict()
-    with pytest.raises(ValueError, match=r"_codebook.initted is False: k-means has not run yet"):
+    with pytest.raises(ValueError, match=r"_codebook.initted.*False:"):
         load_vector_quantize_pytorch(VQ(16, 4), state)
     state = peer.VectorQuantize(dim=4, codebook_size=16).state_dict()
-    with pytest.raises(ValueError, match=r"_codebook.embed has rows whose length is off 1 by .*unit vectors"):
+    with pytest.raises(ValueError, match=r"_codebook.embed.*length.*1.*vectors"):
         load_vector_quantize_pytorch(VQ(16, 4, metric="cosine"), state)
     state = peer.ResidualVQ(dim=4, codebook_size=16, num_quantizers=2).state_dict()
     load_vector_quantize_pytorch(Residual(VQ(16, 4), 2), state)
     with pytest.raises(ValueError, match=r"layers.1._codebook.embed differs from layers.0._codebook.embed"):
         load_vector_quantize_pytorch(Residual(VQ(16, 4), 2, shared=True), state)
-    with pytest.raises(ValueError, match=r"mask is \[1, 2, 4\]: expected \[4, 2, 1\]"):
+    with pytest.raises(ValueError, match=r"\[1, 2, 4\]: expected \[4, 2, 1\]"):
         load_vector_quantize_pytorch(LFQ(3), {"mask": torch.tensor([1, 2, 4])})
     latent = from_vector_quantize_pytorch(peer.LatentQuantize([5, 4], dim=2))
     with pytest.raises(ValueError, match=r"values_per_latent\.1 is missing"):

@@ -213,9 +213,9 @@ def test_other_bad_input_is_refused_by_name():
     drop_in = DropIn(build(RVQ), channel_first=True)
     z = torch.zeros(2, 6, 4, 4)
     for mask in (torch.ones(2, 16, dtype=torch.bool), torch.ones(2, 4, 4)):
-        with pytest.raises(ValueError, match=r"mask is torch\.\w+ of shape .*\(2, 4, 4\)"):
+        with pytest.raises(ValueError, match=r"torch\.\w+.*shape .*\(2, 4, 4\)"):
             drop_in(z, mask)
-    with pytest.raises(ValueError, match=r"indices has shape \(2, 4, 4\).*\[batch, \.\.\., 3\]"):
+    with pytest.raises(ValueError, match=r"indices.*shape \(2, 4, 4\).*\[batch, \.\.\., 3\]"):
         drop_in.vectors(torch.zeros(2, 4, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"indices has shape \(\)"):
         DropIn(build(VQ)).vectors(torch.tensor(1))

@@ -150,7 +150,7 @@ def test_values_that_are_not_finite_are_refused():
     z = torch.zeros(1, 3, 2)
     z[0, 1] = torch.tensor([float("nan"), float("inf")])
     for verb in (fsq, fsq.encode):
-        with pytest.raises(ValueError, match="z_BND has 2 NaN or Inf of 6 values: fsq expects finite ones"):
+        with pytest.raises(ValueError, match=r"z_BND.*2 NaN.*Inf.*6 values:.*expects finite"):
             verb(z)
 
 

@@ -76,9 +76,9 @@ def test_what_does_not_fit_a_scale_is_refused():
             quantizer.add_scale(None, codes, scale)
         with pytest.raises(ValueError, match=rf"scale={scale}:"):
             quantizer.scale_input(torch.zeros(2, N, 6), scale)
-    with pytest.raises(ValueError, match=r"6 positions: scale=1 is a grid of \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"6 positions: scale=1.*\(2, 1\)"):
         quantizer.add_scale(None, codes, 1)
-    with pytest.raises(ValueError, match=r"sum_BND has shape \(2, 6, 6\): expected \[batch, 24, 6\]"):
+    with pytest.raises(ValueError, match=r"sum_BND.*shape \(2, 6, 6\): expected \[batch, 24, 6\]"):
         quantizer.add_scale(torch.zeros(2, 6, 6), codes, 2)
     with pytest.raises(ValueError, match=r"sum_BND has shape \(2, 6, 6\)"):
         quantizer.scale_input(torch.zeros(2, 6, 6), 2)
@@ -248,7 +248,7 @@ def test_what_cannot_be_flipped_is_refused():
             quantizer.flip_bits(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 6, dtype=torch.bool))
     bits, z = of_bits(), features(6)
     for flips in (torch.zeros(3, L, 5, dtype=torch.bool), torch.zeros(3, N, 6, dtype=torch.bool), torch.zeros(3, L, 6)):
-        with pytest.raises(ValueError, match=r"flip_BLD is .*expected bool of \(3, 33, 6\)"):
+        with pytest.raises(ValueError, match=r"flip_BLD.*\(3, 33, 6\)"):
             bits.self_corrected(z, flips)
     with pytest.raises(ValueError, match="vq has no bits to flip"):
         of_rows().self_corrected(features(5), torch.zeros(3, L, 5, dtype=torch.bool))
@@ -256,5 +256,5 @@ def test_what_cannot_be_flipped_is_refused():
         bits.self_corrected(
             z.index_put((torch.tensor(0),) * 3, torch.tensor(float("nan"))), bits.bit_flips(3, 0.0, torch.Generator())
         )
-    with pytest.raises(ValueError, match=r"flip_BND is torch.bool of shape \(1, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"flip_BND.*shape \(1, 1, 5\)"):
         BSQ(6).flip_bits(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 5, dtype=torch.bool))

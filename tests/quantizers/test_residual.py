@@ -197,9 +197,9 @@ def test_a_prefix_that_ends_inside_a_level_is_refused():
     codes = residual.encode(torch.randn(2, 5, 4))
     assert torch.equal(residual.decode_prefix(codes), residual.decode(codes))
     assert not bool(residual.decode_prefix(codes[..., :0]).any())
-    with pytest.raises(ValueError, match=r"\(2, 5, 3\).*one of \[0, 2, 4, 6\]"):
+    with pytest.raises(ValueError, match=r"\(2, 5, 3\).*one.*\[0, 2, 4, 6\]"):
         residual.decode_prefix(codes[..., :3])
-    with pytest.raises(ValueError, match=r"stream 0 lie in .* has codes 0\.\.7"):
+    with pytest.raises(ValueError, match=r"stream 0.*codes 0\.\.7"):
         residual.decode_prefix(codes[..., :2] + 8)
 
 

@@ -32,15 +32,15 @@ def with_spec(**given):
 
 def test_tokenizers_are_told_from_other_things(plain):
     assert check_tokenizer(plain.pool, "x") is plain.pool
-    with pytest.raises(ValueError, match=r"the argument is a NoDecoder without embed, decode: a tokenizer has spec"):
+    with pytest.raises(ValueError, match=r"argument.*NoDecoder.*decode:.*tokenizer"):
         check_tokenizer(plain.NoDecoder(), "the argument")
-    with pytest.raises(ValueError, match=r"x is a int without spec, encode, embed, decode"):
+    with pytest.raises(ValueError, match=r"without.*encode,"):
         check_tokenizer(3, "x")
-    with pytest.raises(ValueError, match="x is the class Pool itself: give an object of it"):
+    with pytest.raises(ValueError, match=r"class Pool itself:.*object"):
         check_tokenizer(plain.Pool, "x")
     wrong = plain.Pool()
     wrong.spec = {"grid": (8, 8)}
-    with pytest.raises(ValueError, match="x: its spec is a dict, expected a TokenSpec"):
+    with pytest.raises(ValueError, match=r"x:.*expected.*TokenSpec"):
         check_tokenizer(wrong, "x")
 
 
@@ -90,7 +90,7 @@ def test_who_takes_one_size_only(plain):
 
 def test_a_tokenizer_goes_where_it_is_sent(plain):
     assert on_device(plain.pool, "cpu") is plain.pool
-    with pytest.raises(ValueError, match=r"device='cuda:1': Pool has no `to\(device\)`, so it stays on the CPU"):
+    with pytest.raises(ValueError, match=r"device='cuda:1': Pool.*`to\(device\)`,.*stays.*CPU"):
         on_device(plain.pool, "cuda:1")
     tokenizer = ours({"kind": "gaussian", "dim": 2}).train()
     assert on_device(tokenizer, "meta") is tokenizer

@@ -167,7 +167,7 @@ def test_two_processes_average_to_the_joined_batch(tmp_path, run_two_processes):
 
 def test_bad_arguments_are_refused_by_name():
     z, codebook, index = torch.zeros(4, 3), torch.zeros(5, 3), torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"z_ND has shape \(4, 3\), codebook_KD \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"z_ND.*shape \(4, 3\), codebook_KD \(5, 2\)"):
         soft_rows(z, codebook[:, :2], index)
     with pytest.raises(ValueError, match=r"index_N has shape \(3,\).*\[4\]"):
         soft_rows(z, codebook, index[:3])

@@ -172,7 +172,7 @@ def test_captions_labels_and_features_are_those_of_the_image_that_stands_in(fold
     assert [draw.index for draw in source.fetch(given).draws] == [1, 0]
     # Images that nobody tried to encode are still a mistake.
     Image.fromarray(pictures(3)[1]).save(folder / "new.png")
-    with pytest.raises(ValueError, match=r"made of other images: 1 of 4 are not in it, the first is 'new\.png'"):
+    with pytest.raises(ValueError, match=r"other images: 1.*4.*first.*'new\.png'"):
         WithFeatures(ImageFolder(folder, 16, **options), quarantined)
 
 
@@ -212,7 +212,7 @@ def test_features_in_memory_are_found_by_number():
     assert torch.equal(batch.features.pooled_BD, features.pooled_BD[order])
     assert batch.captions == tuple(f"caption {i}" for i in order)
     assert len(WithFeatures(ImageArrays(data.images_NHWC), features).batch([Draw(3, 0)]).features) == 1
-    with pytest.raises(ValueError, match="features of 5 images for a source of 6"):
+    with pytest.raises(ValueError, match=r"features.*5 images.*6"):
         WithFeatures(LabelledImages(data), features[:5])
 
 
@@ -230,15 +230,15 @@ def test_sources_that_change_their_images_are_refused(folder):
 
 def test_stores_of_other_images_are_refused(folder, tmp_path):
     features = store(folder, tmp_path / "store")
-    with pytest.raises(ValueError, match=r"made of other images: 3 of 6 are not in it, the first is 'd'"):
+    with pytest.raises(ValueError, match=r"other images: 3.*6.*first.*'d'"):
         WithFeatures(LabelledImages(labelled()), features)
     with pytest.raises(ValueError, match="ImageArrays has no keys"):
         WithFeatures(ImageArrays(pictures(3)), features)
     wide = labelled(3, images_NHWC=np.zeros((3, 16, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"made of images of \(16, 16\) pixels, the source's are \(16, 32\)"):
+    with pytest.raises(ValueError, match=r"images.*\(16, 16\) pixels,.*source's.*\(16, 32\)"):
         WithFeatures(LabelledImages(wide), features)
     with pytest.raises(ValueError, match="holds codes"):
         WithFeatures(LabelledImages(labelled(3)), store(folder, tmp_path / "codes", Codes()))
     Image.fromarray(pictures(3)[0]).save(folder / "b.png")
-    with pytest.raises(ValueError, match=r"b\.png is not the file that was encoded"):
+    with pytest.raises(ValueError, match=r"b\.png.*encoded"):
         WithFeatures(ImageFolder(folder, 16, crop="centre", flip=False), features)

@@ -194,7 +194,7 @@ def test_names_of_folders_are_taken_where_they_are_asked_for(folder):
     assert tuple(found.captions.values()) == classes.captions
     assert tuple(found.labels.values()) == classes.labels
     assert (found.classes, "top.png" in found.captions) == (classes.classes, False)
-    with pytest.raises(ValueError, match="captions='folders', but no image stands in a sub-folder"):
+    with pytest.raises(ValueError, match=r"captions='folders',.*image stands"):
         read_partial_annotations(folder, [folder / "top.png"], "folders")
     alone = read_partial_annotations(folder, [folder / "top.png"])
     assert alone.lines(1) == ("captions: none found",)

@@ -81,7 +81,7 @@ def test_each_is_named_once(folder):
     break_files(folder, "b.png")
     source = ImageFolder(folder, 16)
     ledger = unreadable_of(source)
-    with pytest.warns(UserWarning, match=r"b\.png: decode: .*; the next image is used instead") as caught:
+    with pytest.warns(UserWarning, match=r"b\.png: decode:.*image.*instead") as caught:
         first = batch_of(source, [Draw(1, 0), Draw(1, 1)], ledger)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -111,14 +111,14 @@ def test_more_than_the_allowed_share_ends_it(folder):
     source = ImageFolder(folder, 16, max_unreadable=0.25)
     ledger = unreadable_of(source)
     batch_of(source, [Draw(1, 0)], ledger)
-    with pytest.raises(TooManyUnreadable, match=r"3 of 8 .* first: \S*b\.png: .*; repair.* raise data\.max_unr"):
+    with pytest.raises(TooManyUnreadable, match=r"3.*8.*first: \S*b\.png:.*raise data\.max_unr"):
         batch_of(source, [Draw(6, 0)], ledger)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_folder_without_a_single_readable_image(folder):
     break_files(folder, *NAMES)
-    with pytest.raises(TooManyUnreadable, match=r"none of its 8 images can be read; the first: \S*d\.png: decode"):
+    with pytest.raises(TooManyUnreadable, match=r"8 images.*first: \S*d\.png: decode"):
         ImageFolder(folder, 16, max_unreadable=1).batch([Draw(3, 0)])
 
 

@@ -112,7 +112,7 @@ def test_what_cannot_be_used_says_stage_and_reason(data, message, recwarn):
 
 def test_giant_images_are_small_files_and_the_cap_is_ours():
     assert len(_one_bit_png(12_000, 12_000)) < 20_000
-    with pytest.raises(ImageError, match="8 x 8 pixels are more than max_pixels=63"):
+    with pytest.raises(ImageError, match=r"8.*8 pixels.*max_pixels=63"):
         decode(_bytes(Image.fromarray(_noise(8, 8))), max_pixels=63)
 
 
@@ -135,13 +135,13 @@ def test_find_images_is_recursive_sorted_and_case_blind(tmp_path):
 
 
 def test_find_images_says_what_it_found_instead(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: does not exist; give a folder of images"):
+    with pytest.raises(ValueError, match=r"nowhere:.*exist;.*folder"):
         find_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="found an empty folder, no images; put"):
         find_images(tmp_path)
     (tmp_path / "x.txt").touch()
     (tmp_path / "y").touch()
-    with pytest.raises(ValueError, match=r"found 2 files of type \(no suffix\), .txt, no images"):
+    with pytest.raises(ValueError, match=r"found 2.*\(no suffix\),.*images"):
         find_images(tmp_path)
     with pytest.raises(ValueError, match=r"x.txt: is a file; give a folder"):
         find_images(tmp_path / "x.txt")
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(ValueError, match=r"cannot be listed \(Permission denied\); check its permissions"):
+    with pytest.raises(ValueError, match=r"cannot.*\(Permission denied\);.*permissions"):
         find_images(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_preprocess_resizes_the_shorter_side_and_crops_the_centre():
 def test_preprocess_at_native_size_crops_to_a_multiple():
     pixels = _noise(37, 50)
     np.testing.assert_array_equal(Preprocess(None, 8)(pixels), pixels[2:34, 1:49])
-    with pytest.raises(ValueError, match="50 x 37 pixels hold no multiple of 64 on both sides; set a size"):
+    with pytest.raises(ValueError, match=r"50.*37 pixels.*multiple.*64"):
         Preprocess(None, 64)(pixels)
     with pytest.raises(ValueError, match="size=100 is not a multiple of 16"):
         Preprocess(100, 16)
@@ -193,7 +193,7 @@ def test_preprocess_json_tells_choices_apart():
 
 
 def test_a_sliver_is_refused_before_it_fills_the_memory():
-    with pytest.raises(ValueError, match="1 x 9000 pixels would become 256 x 2304000: the image is too narrow"):
+    with pytest.raises(ValueError, match=r"1.*9000 pixels.*become 256.*2304000:"):
         resize_shorter(np.zeros((9000, 1, 3), np.uint8), 256)
 
 

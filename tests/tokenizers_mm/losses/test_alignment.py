@@ -93,7 +93,7 @@ def test_tokens_without_a_place_align_their_mean():
     alignment, z, target = build(loss="pooled"), features(3, 10, 6), target_of()
     expected = 1 - torch.cosine_similarity(alignment.pooled(z.mean(1)), target.pooled_BD).mean()
     torch.testing.assert_close(alignment(z, (10,), target), expected)
-    with pytest.raises(ValueError, match=r"grid is \(4, 4\), wanted is \(10,\).*loss: pooled"):
+    with pytest.raises(ValueError, match=r"\(4, 4\), wanted.*\(10,\).*loss: pooled"):
         build(loss="cosine")(z, (10,), target)
 
 
@@ -166,5 +166,5 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_features_of_other_images_are_refused():
-    with pytest.raises(ValueError, match="target: features of 2 images for 3; they must pair one to one"):
+    with pytest.raises(ValueError, match=r"target: features.*2 images.*3;"):
         build()(features(3, 16, 6), (4, 4), target_of(batch=2))

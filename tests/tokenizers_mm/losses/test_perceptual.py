@@ -177,12 +177,12 @@ def test_unknown_names_are_refused(name: str, options: dict[str, tuple[int, ...]
 
 def test_other_weights_under_the_name_of_lite0_are_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "fake.pth")
-    with pytest.raises(ValueError, match=r"fake\.pth: SHA-256 .* is not that of the known weights"):
+    with pytest.raises(ValueError, match=r"fake\.pth: SHA-256.*known weights"):
         perceptual("lite0", weights=tmp_path / "fake.pth")
 
 
 def test_bad_images_are_refused(lite0: Perceptual) -> None:
-    with pytest.raises(ValueError, match=r"image_BCHW has shape \(1, 3, 16, 16\).*at least 32"):
+    with pytest.raises(ValueError, match=r"image_BCHW.*shape \(1, 3, 16, 16\).*at least 32"):
         lite0(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="takes RGB"):
         lite0(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32))

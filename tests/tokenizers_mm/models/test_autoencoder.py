@@ -23,7 +23,7 @@ def test_spec_follows_from_the_parts():
     spec = model_of({"kind": "fsq", "levels": [8, 5]}).spec
     assert (spec.image_size, spec.grid, spec.dim, spec.codes) == ((16, 8), (4, 2), 2, (40,))
     assert model_of().spec.codes == ()
-    with pytest.raises(ValueError, match="18 is not a multiple of the downsampling 4"):
+    with pytest.raises(ValueError, match=r"18.*multiple.*downsampling 4"):
         model_of(image_size=(18, 16))
 
 
@@ -39,12 +39,12 @@ def test_a_multi_scale_bottleneck_gives_scales():
     rows = model.embed(tokens)
     assert rows.shape == (2, 11, 3)
     assert torch.equal(rows, model.bottleneck.quantizer.decode(tokens.codes_BNS))
-    with pytest.raises(ValueError, match=r"image_size=\(32, 8\): this tokenizer takes \(16, 8\) only"):
+    with pytest.raises(ValueError, match=r"image_size=\(32, 8\):.*tokenizer takes \(16, 8\)"):
         model.encode(torch.zeros(1, 3, 32, 8))
     for grid in ((11,), ((1, 1), (1, 2), (4, 2))):
         with pytest.raises(ValueError, match=r"decodes \(\(1, 1\), \(2, 1\), \(4, 2\)\)"):
             model.decode(Tokens(codes_BNS=tokens.codes_BNS, grid=grid))
-    with pytest.raises(ValueError, match=r"image_size=\(16, 16\): .* a grid of \(4, 4\).*\(4, 2\), the finest"):
+    with pytest.raises(ValueError, match=r"image_size=\(16, 16\):.*\(4, 4\).*\(4, 2\),.*finest"):
         model_of(SCALES, image_size=(16, 16))
 
 
@@ -122,7 +122,7 @@ def test_pca_initialisation_is_the_best_linear_code():
 def test_without_quant_conv_the_widths_must_agree():
     model = model_of(z_channels=3, quant_conv=False)
     assert model.decode(model.encode(IMAGE)).shape == IMAGE.shape
-    with pytest.raises(ValueError, match=r"z_channels=4: without quant_conv the bottleneck gaussian needs 3"):
+    with pytest.raises(ValueError, match=r"z_channels=4:.*quant_conv.*bottleneck gaussian.*3"):
         model_of(quant_conv=False)
 
 
@@ -143,7 +143,7 @@ def test_wrong_images_are_refused(image, message):
 def test_wrong_tokens_are_refused():
     model, discrete = model_of(), model_of({"kind": "fsq", "levels": [8, 5]})
     tokens, codes = model.encode(IMAGE), discrete.encode(IMAGE)
-    with pytest.raises(ValueError, match="these tokens are codes but the tokenizer works with latents"):
+    with pytest.raises(ValueError, match=r"tokenizer.*latents"):
         model.decode(codes)
     with pytest.raises(ValueError, match="codes of stream 0 lie in"):
         discrete.decode(Tokens(codes_BNS=codes.codes_BNS + 40, grid=codes.grid))

@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 def test_unknown_keys_of_the_decoder_are_named():
     options = {"image_size": (8, 8), "bottleneck": {"kind": "fsq"}, "net": {"channels": 8, "groups": 4}}
-    with pytest.raises(ConfigError, match=r"run.decoder_net.step = 3: unknown key \(did you mean steps\?\)"):
+    with pytest.raises(ConfigError, match=r"run.decoder_net.step = 3: unknown.*\(did.*steps\?\)"):
         parse(AutoencoderConfig, options | {"decoder_net": {"kind": "flow", "step": 3}}, "run")
     flow = parse(AutoencoderConfig, options | {"decoder_net": {"kind": "flow", "steps": 3}}, "run").decoder_net
     assert flow == FlowDecoderConfig(steps=3)
@@ -192,9 +192,9 @@ def test_faster_and_tiled_take_what_they_can():
     with torch.no_grad():
         torch.testing.assert_close(fast.decode(tokens), mixed.decode(tokens))
     query = model_of(net=NETS["query"])
-    with pytest.raises(ValueError, match="mode='fast': net query with decoder QueryDecoder has no 3x3 convolution"):
+    with pytest.raises(ValueError, match=r"mode='fast':.*decoder QueryDecoder.*3x3 convolution"):
         optimize(query)
-    with pytest.raises(ValueError, match=r"tokens that belong to no place: it takes images of \(16, 8\) only"):
+    with pytest.raises(ValueError, match=r"tokens.*belong.*place:.*\(16, 8\)"):
         Tiled(query, 8)
     vit = model_of(net=NETS["vit"])
     whole = Tiled(vit, None)

@@ -143,7 +143,7 @@ def test_other_image_sizes():
             assert tokens.grid == fused.spec.resized((height, width)).grid == (height // 4, width // 4)
             assert fused.decode(tokens).shape == image.shape
     fused = Fused(half(FSQ), half(VQ), "sequence")
-    with pytest.raises(ValueError, match=r"image_size=\(8, 8\): this tokenizer takes \(16, 24\) only"):
+    with pytest.raises(ValueError, match=r"image_size=\(8, 8\):.*tokenizer takes \(16, 24\)"):
         fused.encode(images[8, 8])
 
 
@@ -255,7 +255,7 @@ def test_halves_that_do_not_go_together(first, second, how, message):
 def test_halves_of_other_image_sizes():
     net = ConvConfig(channels=8, groups=4, multipliers=(1, 2), blocks=1, patch=8)
     other = build_autoencoder(AutoencoderConfig(image_size=(16, 16), bottleneck=FSQ, net=net))
-    with pytest.raises(ValueError, match=r"semantic half: image_size=\(16, 24\): 24 is not.*build it for images of"):
+    with pytest.raises(ValueError, match=r"semantic half: image_size=\(16, 24\): 24.*images"):
         Fused(other, half(VQ))
     smaller = half(FSQ)
     wide = build_autoencoder(AutoencoderConfig(image_size=(32, 24), bottleneck=VQ, net=smaller.config.net))
@@ -281,14 +281,12 @@ def test_codes_of_the_other_half_are_refused():
 def test_tokens_that_are_not_whole_or_do_not_pair():
     fused = Fused(half(FSQ), half(VQ), "sequence")
     tokens = fused.encode(IMAGE)
-    with pytest.raises(ValueError, match=r"grid=\(\(6, 4\), .*takes .* only, both halves complete"):
+    with pytest.raises(ValueError, match=r"grid=\(\(6, 4\),.*halves complete"):
         fused.decode(Tokens(codes_BNS=tokens.data, grid=((6, 4), (4, 6))))
     semantic, perceptual = fused.halves(tokens)
-    with pytest.raises(ValueError, match="2 semantic images and 3 perceptual ones: they must pair"):
+    with pytest.raises(ValueError, match=r"2 semantic.*3 perceptual ones:"):
         fused.join(semantic[:2], perceptual)
-    with pytest.raises(
-        ValueError, match=r"perceptual grid \(6, 4\): this tokenizer takes images of \(4, 6\) positions"
-    ):
+    with pytest.raises(ValueError, match=r"perceptual.*\(6, 4\):.*tokenizer.*\(4, 6\)"):
         fused.join(semantic, Tokens(codes_BNS=perceptual.data, grid=(6, 4)))
-    with pytest.raises(ValueError, match=r"semantic grid \(4, 6\), perceptual grid \(6, 4\): codes cannot"):
+    with pytest.raises(ValueError, match=r"semantic.*\(4, 6\), perceptual.*\(6, 4\):"):
         Fused(fused.semantic, fused.perceptual).join(semantic, Tokens(codes_BNS=perceptual.data, grid=(6, 4)))

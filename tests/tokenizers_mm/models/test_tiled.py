@@ -236,9 +236,9 @@ def test_impossible_sizes_are_refused(options, message):
 
 
 def test_tokenizers_of_one_size_are_refused():
-    with pytest.raises(ValueError, match=r"a multi-scale bottleneck: it takes images of \(16, 16\) only"):
+    with pytest.raises(ValueError, match=r"bottleneck:.*takes images.*\(16, 16\)"):
         Tiled(model_of(bottleneck=SCALES))
-    with pytest.raises(ValueError, match=r"latent statistics per position\): it takes images of \(16, 16\) only"):
+    with pytest.raises(ValueError, match=r"latent statistics.*position\):.*\(16, 16\)"):
         Tiled(model_of(latent_positions=True))
 
 
@@ -254,7 +254,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="NaN or Inf"):
         cut.encode(image)
     tokens = cut.encode(image_of(7, 9))
-    with pytest.raises(ValueError, match=r"size=\(9, 7\): these tokens decode to \(8, 10\), of which 1 each may be"):
+    with pytest.raises(ValueError, match=r"size=\(9, 7\):.*tokens decode.*\(8, 10\),.*1"):
         cut.decode(tokens, (9, 7))
     with pytest.raises(ValueError, match="latents hold NaN"):
         cut.decode(Tokens(latents_BND=tokens.data * float("inf"), grid=tokens.grid))
@@ -314,7 +314,7 @@ def test_a_plain_tokenizer_in_tiles(plain, kind, tokens):
     assert set(narrow) == {tokens, "decode", "round_trip"}
     assert wide[tokens] < 1e-5 < 1e-3 < narrow[tokens]
     assert narrow["round_trip"] < 60 < 110 < wide["round_trip"]
-    with pytest.raises(ValueError, match="sample: Smooth has no posterior to draw from"):
+    with pytest.raises(ValueError, match=r"sample: Smooth.*posterior"):
         cut.encode(image, sample=torch.Generator())
 
 
@@ -335,14 +335,14 @@ def test_positions_may_be_smaller_than_the_downsampling():
 def test_positions_that_are_no_squares_of_pixels_are_refused(plain):
     tokenizer = plain.Means(16)
     tokenizer.spec = replace(tokenizer.spec, grid=(4, 3))
-    with pytest.raises(ValueError, match=r"a grid of \(4, 3\) for images of \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"\(4, 3\).*images.*\(16, 16\)"):
         Tiled(tokenizer, 8)
 
 
 def test_a_plain_tokenizer_of_one_size_is_refused(plain):
     tokenizer = plain.Pool(16)
     tokenizer.takes_one_size = True
-    with pytest.raises(ValueError, match=r"tokenizer has a size of its own .*: it takes images of \(16, 16\) only"):
+    with pytest.raises(ValueError, match=r"tokenizer.*:.*images.*\(16, 16\)"):
         Tiled(tokenizer)
 
 

@@ -222,13 +222,13 @@ def test_bad_options_are_named(options, message):
 
 
 def test_what_cannot_take_a_flow_says_so():
-    with pytest.raises(ValueError, match=r"linear=True: needs .* a decoder that is no flow"):
+    with pytest.raises(ValueError, match=r"linear=True: needs.*decoder"):
         model_of(linear=True)
-    with pytest.raises(ValueError, match="flow decoder: it would paint every tile anew"):
+    with pytest.raises(ValueError, match=r"decoder:.*would paint"):
         Tiled(model_of(), 8)
-    with pytest.raises(ValueError, match="mode='fast': net vit with decoder FlowDecoder has no 3x3 convolution"):
+    with pytest.raises(ValueError, match=r"mode='fast':.*decoder FlowDecoder.*3x3 convolution"):
         optimize(model_of(), "fast")
     half = optimize(model_of(), "bf16")
     assert half.decode(half.encode(IMAGE)).dtype == torch.float32
-    with pytest.raises(ValueError, match=r"decoder_net.patch=5: expected a divisor of both sides of \(8, 12\)"):
+    with pytest.raises(ValueError, match=r"decoder_net.patch=5: expected.*divisor.*\(8, 12\)"):
         FlowDecoder(replace(FLOW, patch=5), 6, SEQUENCE)

@@ -45,9 +45,9 @@ def test_every_parameter_learns():
 
 
 def test_one_image_size():
-    with pytest.raises(ValueError, match=r"image_size=\(8, 8\): this tokenizer takes \(8, 12\) only"):
+    with pytest.raises(ValueError, match=r"image_size=\(8, 8\):.*tokenizer takes \(8, 12\)"):
         model_of().encode(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match=r"image_size=\(8, 10\): both sides must be multiples of patch=4"):
+    with pytest.raises(ValueError, match=r"image_size=\(8, 10\):.*sides.*multiples.*patch=4"):
         QueryEncoder(NET, 3, Geometry((8, 10), 4, 6))
 
 

@@ -264,11 +264,11 @@ def test_style_follows_light_and_dark_and_keeps_pixels_crisp(page: Page) -> None
 
 def test_bad_content_is_refused() -> None:
     page = Page("t", "l").section("s")
-    with pytest.raises(ValueError, match=r"picture 'a' is float32 \(4, 4, 3\): expected uint8"):
+    with pytest.raises(ValueError, match=r"picture 'a'.*float32 \(4, 4, 3\): expected uint8"):
         page.gallery([np.zeros((4, 4, 3), np.float32)], ["a"])
     with pytest.raises(ValueError, match="2 images, 1 captions and 2 marks"):
         page.gallery([picture()] * 2, ["a"])
-    with pytest.raises(ValueError, match="row 'r' has 1 pictures for 2 columns"):
+    with pytest.raises(ValueError, match=r"'r'.*1 pictures.*2 columns"):
         page.figure({"r": [(picture(), "")]}, ["a", "b"])
     with pytest.raises(ValueError, match="has 1 cells for 2 columns"):
         page.table(["a", "b"], [["x"]])
@@ -277,10 +277,10 @@ def test_bad_content_is_refused() -> None:
     with pytest.raises(ValueError, match="series has 7 lines"):
         page.lines({str(i): [(0, 1)] for i in range(7)}, "x", "y")
     for marks in ({}, {"a": []}, {str(i): [(0.0, 1.0)] for i in range(13)}):
-        with pytest.raises(ValueError, match="a chart takes up to 12, and needs a point"):
+        with pytest.raises(ValueError, match=r"chart takes.*12,"):
             page.scatter(marks, "x", "y")
     for bad in ((0.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))):
-        with pytest.raises(ValueError, match=r"mark 'a' at .*: expected finite positive places to draw"):
+        with pytest.raises(ValueError, match=r"'a'.*: expected.*positive"):
             page.scatter({"a": [bad]}, "x", "y", log_x=True)
     with pytest.raises(ValueError, match=r"\['a'\] name both marks and lines"):
         page.scatter({"a": [(1, 1)]}, "x", "y", lines={"a": [(1, 1), (2, 2)]})

@@ -47,7 +47,7 @@ def test_a_tokenizer_says_its_fingerprint_itself(plain):
     assert fingerprint_of(tokenizer) == "pool-2"
     for wrong in ("", " x", "a\nb", 3, lambda: None):
         tokenizer.fingerprint = wrong
-        with pytest.raises(ValueError, match=r"Pool.fingerprint is .*: expected one line of text"):
+        with pytest.raises(ValueError, match=r"Pool.fingerprint.*: expected"):
             fingerprint_of(tokenizer)
 
 

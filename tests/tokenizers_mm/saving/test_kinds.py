@@ -303,7 +303,7 @@ class Foreign:
 def test_foreign_halves_are_not_saved(tmp_path):
     with pytest.raises(
         CheckpointError,
-        match=r"Foreign: cannot be saved, its class lacks kind, .*, rebuild",
+        match=r"Foreign: cannot.*rebuild",
     ):
         save(Fused(Foreign(), autoencoder_of(GAUSSIAN)), tmp_path / "fused")
     assert list(tmp_path.iterdir()) == []
@@ -311,13 +311,13 @@ def test_foreign_halves_are_not_saved(tmp_path):
 
 def test_each_class_reads_its_own(tmp_path):
     save(autoencoder_of(), tmp_path / "tokenizer")
-    with pytest.raises(CheckpointError, match=r"tokenizer: holds no Fused, but .* of kind autoencoder; .*mm\.load"):
+    with pytest.raises(CheckpointError, match=r"tokenizer: holds.*Fused,.*autoencoder; .*mm\.load"):
         Fused.from_pretrained(tmp_path / "tokenizer")
     tower_of().save_pretrained(tmp_path / "tower")
     assert isinstance(Tower.from_pretrained(tmp_path / "tower"), Tower)
-    with pytest.raises(CheckpointError, match=r"tower: holds no Autoencoder, but .* of kind tower; .*mm\.load"):
+    with pytest.raises(CheckpointError, match=r"tower: holds.*Autoencoder,.*tower; .*mm\.load"):
         Autoencoder.from_pretrained(tmp_path / "tower")
-    with pytest.raises(CheckpointError, match=r"stats=\S+ is for autoencoders, and this is a Tower"):
+    with pytest.raises(CheckpointError, match=r"stats=\S+.*autoencoders,.*Tower"):
         load(tmp_path / "tower", stats="stats.pt")
     save(FUSED["channel latents"](), tmp_path / "tower")  # any kind replaces any other
     assert isinstance(load(tmp_path / "tower"), Fused)

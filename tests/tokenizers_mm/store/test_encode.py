@@ -191,7 +191,7 @@ def test_killed_then_resumed_gives_the_same_bytes(folder, tmp_path, start_proces
         child.join()
         assert child.exitcode == -signal.SIGKILL
         assert committed <= len(list(out.glob("0*.json"))) < 5
-    with pytest.raises(ValueError, match="of 5 shards are there; finish the encoding"):
+    with pytest.raises(ValueError, match=r"5 shards.*encoding"):
         TokenDataset(out)
     report = _encode(folder, out, shard_size=8, batch_size=4)
     assert report.skipped >= 24
@@ -245,9 +245,7 @@ def test_all_bad_is_an_error_on_every_run(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / "in" / name).touch()
     for preprocess in (PLAIN, PLAIN, Preprocess(None, 8)):
-        with pytest.raises(
-            ValueError, match=r"none of its 2 images could be encoded; the first, 'a.png': header: .*0 by"
-        ):
+        with pytest.raises(ValueError, match=r"2 images.*encoded;.*'a.png': header: .*0"):
             _encode(tmp_path / "in", tmp_path / "store", preprocess=preprocess)
 
 
@@ -338,7 +336,7 @@ def test_too_many_quarantined_are_told_on_every_run_with_the_remedy(tmp_path):
 
 
 def test_a_size_the_tokenizer_cannot_take_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="36 is not a multiple of the downsampling 8"):
+    with pytest.raises(ValueError, match=r"36.*multiple.*downsampling 8"):
         _encode(folder, tmp_path / "store", preprocess=Preprocess(36))
     assert not (tmp_path / "store").exists()
 
@@ -514,7 +512,7 @@ def test_a_tokenizer_that_breaks_its_promise_is_named(folder, tmp_path):
     class Liar(PatchMean):
         spec = TokenSpec(image_size=(32, 32), grid=(8, 8), dim=3, codes=(256,))
 
-    with pytest.raises(ValueError, match=r"returned 32 images of grid \(4, 4\) for 32 .* its spec promises \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"returned 32.*\(4, 4\).*32.*promises \(8, 8\)"):
         _encode(folder, tmp_path / "store", Liar())
 
 

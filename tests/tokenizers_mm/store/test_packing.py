@@ -30,14 +30,14 @@ def test_no_images_round_trip():
 
 @pytest.mark.parametrize("bad", [-1, 8])
 def test_codes_out_of_range_are_refused(bad):
-    with pytest.raises(ValueError, match=r"codes of stream 0 lie in \[.*\]: 3 bits hold no such"):
+    with pytest.raises(ValueError, match=r"codes.*stream 0.*\[.*\]: 3"):
         pack(torch.tensor([[[0], [bad]]]), (3,))
 
 
 def test_wrong_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"codes are torch.int32 \(1, 2, 1\): expected int64 \[B, N, 1\]"):
+    with pytest.raises(ValueError, match=r"codes.*torch.int32 \(1, 2, 1\): expected int64 \[B, N, 1\]"):
         pack(torch.zeros(1, 2, 1, dtype=torch.int32), (3,))
-    with pytest.raises(ValueError, match=r"4 positions of 10 bits take uint8 \[B, 5\]"):
+    with pytest.raises(ValueError, match=r"4 positions.*10.*uint8 \[B, 5\]"):
         unpack(torch.zeros(2, 6, dtype=torch.uint8), 4, (10,))
     with pytest.raises(ValueError, match=r"code_bits=\(64,\): expected 1 to 63 bits"):
         row_bytes(4, (64,))

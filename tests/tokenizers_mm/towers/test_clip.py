@@ -74,7 +74,7 @@ def test_patches_are_those_after_the_final_norm() -> None:
     earlier = tower_of("tiny", layer=0)
     earlier.load_state_dict(tower.state_dict())
     assert not torch.allclose(earlier.semantics(image).patch_BND, tokens, atol=0.1)
-    with pytest.raises(ValueError, match=r"layer=2: this network has 2, 0 to 1"):
+    with pytest.raises(ValueError, match=r"layer=2:.*network.*2, 0.*1"):
         tower_of("tiny", layer=2)
 
 
@@ -120,10 +120,10 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     assert larger.semantics(image).grid == (8, 8)
     del state["ln_final.bias"]
     torch.save(state, tmp_path / "short.pt")
-    with pytest.raises(ValueError, match=r"short\.pt: not the weights of this network .*ln_final\.bias"):
+    with pytest.raises(ValueError, match=r"short\.pt:.*weights.*network .*ln_final\.bias"):
         build_tower(config, weights=tmp_path / "short.pt")
     # Two tags of this model normalise differently: a file alone does not say which of them it holds.
-    with pytest.raises(ValueError, match=r"clip\.pt: weights of tiny differ in the mean .*open_clip:tiny/TAG"):
+    with pytest.raises(ValueError, match=r"clip\.pt: weights.*differ.*open_clip:tiny/TAG"):
         build_tower(TowerConfig(name="open_clip:tiny"), weights=tmp_path / "clip.pt")
 
 

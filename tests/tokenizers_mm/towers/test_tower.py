@@ -143,7 +143,7 @@ def test_an_earlier_layer_is_taken_as_it_is() -> None:
         assert torch.equal(tower.semantics(image).patch_BND, expected.flatten(2).transpose(1, 2))
         assert "layer" in tower.name
     assert conv.spec.grid == (8, 8)
-    with pytest.raises(ValueError, match=r"layer=6: this network has 6, 0 to 5, or -6 to -1"):
+    with pytest.raises(ValueError, match=r"layer=6:.*network.*6, 0.*5,.*-6.*-1"):
         tower_of(layer=6)
 
 
@@ -206,7 +206,7 @@ def test_a_tower_is_a_tokenizer_that_only_encodes(lite0: Tower) -> None:
     tokens = lite0.encode(images()).check(lite0.spec)
     assert torch.equal(lite0.embed(tokens), tokens.data)
     assert not hasattr(lite0, "text_features")
-    with pytest.raises(EncodeOnly, match=r"lite0, 64 x 64 px only encodes: .*train a decoder .*Fused"):
+    with pytest.raises(EncodeOnly, match=r"lite0, 64.*64.*encodes:.*decoder"):
         lite0.decode(tokens)
 
 
@@ -277,9 +277,7 @@ def test_configurations_come_from_text() -> None:
 
 
 def test_weights_that_cannot_be_had_name_model_cause_and_remedies() -> None:
-    with pytest.raises(
-        ValueError, match=r"name='timm:test_vit': .*could not be fetched .*connect to the network once, or .*weights="
-    ):
+    with pytest.raises(ValueError, match=r"name='timm:test_vit':.*fetched.*network.*weights="):
         build_tower(TowerConfig(name="timm:test_vit"))
 
 
@@ -334,7 +332,7 @@ def test_networks_that_cannot_give_features_say_so() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             raise AssertionError("normalization of features not supported")
 
-    with pytest.raises(ValueError, match=r"hiera: cannot give such features .*not supported.*choose a layer="):
+    with pytest.raises(ValueError, match=r"hiera: cannot.*features.*layer="):
         Tower(TowerConfig(name="timm:test_vit"), NoNorm(), "hiera", "")
 
 

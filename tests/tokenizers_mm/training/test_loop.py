@@ -154,10 +154,10 @@ def test_another_run_is_not_overwritten(tmp_path):
     config = replace(CONFIG, steps=1)
     train(objective_of(FSQ), Interrupted(), config, tmp_path / "run", recipe=recipe)
     before = last_state(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"run holds a run already: resume it, or choose another folder"):
+    with pytest.raises(ValueError, match=r"already: resume.*another"):
         train(objective_of(FSQ), Interrupted(), config, tmp_path / "run", recipe=recipe)
     other = {"model": {"net": {"channels": 16}}, "name": "a"}
-    with pytest.raises(ValueError, match=r"differ in recipe.model.net.channels \(8 there, 16 here\), train.steps \(1"):
+    with pytest.raises(ValueError, match=r"differ.*\(8 there, 16 here\),.*\(1"):
         train(objective_of(FSQ), Interrupted(), replace(config, steps=2), tmp_path / "run", recipe=other, resume=True)
     assert_same(before, last_state(tmp_path / "run"))
 

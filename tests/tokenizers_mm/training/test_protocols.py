@@ -136,6 +136,6 @@ def test_a_discriminator_inside_the_objective_is_refused(tmp_path):
 def test_a_discriminator_that_diverges_ends_the_run_in_its_own_words(tmp_path):
     judge = Judge()
     judge.divergence = lambda stats: "the gap is wide"
-    with pytest.raises(ValueError, match=r"step 2: the gap is wide\. Last good checkpoint: \S*step_0000001"):
+    with pytest.raises(ValueError, match=r"2:.*wide\. Last.*checkpoint: \S*step_0000001"):
         train(Plain(judge), SOURCE, replace(CONFIG, checkpoint_every=1), tmp_path / "run")
     assert not bool(judge.weight.any())  # no update was made

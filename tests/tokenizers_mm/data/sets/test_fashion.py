@@ -64,7 +64,7 @@ def test_damaged_files_are_named(folder):
         with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz: .*again"):
             fashion_mnist(folder=folder)
     write_idx(images, np.zeros((6, 28, 28), np.uint8), magic=bytes((0, 0, 13, 3)))
-    with pytest.raises(ValueError, match="no IDX file of bytes in 3 dimensions"):
+    with pytest.raises(ValueError, match=r"IDX.*bytes.*3 dimensions"):
         fashion_mnist(folder=folder)
     images.write_bytes(whole)
     write_idx(labels, np.arange(5, dtype=np.uint8))

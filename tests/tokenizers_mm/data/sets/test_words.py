@@ -59,7 +59,7 @@ def test_fonts_of_a_folder(tmp_path, monkeypatch):
     assert np.array_equal(mine.images_NHWC, plain.images_NHWC)
     (tmp_path / "deep" / "mine.TTF").write_bytes(b"no font")
     module._font.cache_clear()
-    with pytest.raises(ValueError, match=r"mine\.TTF: not a font that can be read"):
+    with pytest.raises(ValueError, match=r"mine\.TTF:"):
         words(count=1, fonts=tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingDataError, match="empty: holds no ttf or otf files"):
