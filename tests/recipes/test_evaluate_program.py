@@ -149,11 +149,7 @@ def test_other_folders_are_counted_apart(folder, tmp_path):
     (data / "dark" / "0.png").write_text("no image")
     (text / "light" / "1.png").write_text("no image")
     extras = Extras(
-        frechet="timm:resnet10t",
-        frechet_size=32,
-        frechet_weights=network_weights(tmp_path),
-        train=str(data),
-        probe=str(data),
+        **on(data, tmp_path),
         domains={"text": str(text)},
     )
     with pytest.warns(UserWarning, match="left out") as said:
@@ -214,11 +210,7 @@ def test_a_preset_changes_pixels_and_protocol(folder):
 def test_extras_are_rows_of_the_same_table(folder, tmp_path):
     data = labelled(tmp_path / "tones")
     extras = Extras(
-        frechet="timm:resnet10t",
-        frechet_size=32,
-        frechet_weights=network_weights(tmp_path),
-        train=str(data),
-        probe=str(data),
+        **on(data, tmp_path),
         effective_bits=True,
         speed=True,
         domains={"tones": str(data)},
@@ -250,6 +242,12 @@ def test_a_tower_has_semantics_and_no_pixels(tmp_path):
         evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(zero_shot=str(data)))
     with pytest.raises(ValueError, match=r"effective bits: tones has no training part; give one with --train"):
         evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(effective_bits=True))
+
+
+def on(data, tmp_path):
+    """Extras that measure a distance and a probe on these images."""
+    network = {"frechet": "timm:resnet10t", "frechet_size": 32, "frechet_weights": network_weights(tmp_path)}
+    return network | {"train": str(data), "probe": str(data)}
 
 
 def network_weights(folder):

@@ -8,7 +8,6 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.measure.classification import Classification, cross_validate
 from tokenizers_mm.measure.classifiers import linear_probe, nearest_neighbours, pooled_features
@@ -89,27 +88,12 @@ def test_every_image_is_tested_once_on_what_the_others_taught() -> None:
     assert cross_validate(linear_probe, noise, labels, data.folds(5), l2=0.01).accuracy < 0.45
 
 
-class Mean:
-    """One position: the mean colour."""
-
-    spec = TokenSpec(image_size=(4, 4), grid=(1, 1), dim=3)
-
-    def encode(self, image_BCHW: Tensor) -> Tokens:
-        return Tokens(latents_BND=image_BCHW.mean((2, 3))[:, None], grid=(1, 1))
-
-    def embed(self, tokens: Tokens) -> Tensor:
-        return tokens.data
-
-    def decode(self, tokens: Tokens) -> Tensor:
-        raise AssertionError("features need no decoder")
-
-
-def test_pooled_features_do_not_depend_on_the_batches() -> None:
+def test_pooled_features_do_not_depend_on_the_batches(mean_colour) -> None:  # type: ignore[no-untyped-def]
     images = torch.rand(5, 3, 4, 4)
-    pooled = pooled_features(Mean(), torch.split(images, 2))
+    pooled = pooled_features(mean_colour, torch.split(images, 2))
     torch.testing.assert_close(pooled, images.mean((2, 3)))
     with pytest.raises(ValueError, match="images is empty"):
-        pooled_features(Mean(), [])
+        pooled_features(mean_colour, [])
 
 
 @pytest.mark.parametrize("measure", MEASURES)

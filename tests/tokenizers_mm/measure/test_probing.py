@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from tokenizers_mm.api import Tokens, TokenSpec
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.measure.probing import ProbeData, probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.measure.protocol import Measurement, Protocol
@@ -15,21 +11,6 @@ from tokenizers_mm.towers import TowerConfig, build_tower
 
 CLASSES = ("red", "green", "blue")
 PROTOCOL = Protocol(reference="elsewhere", reference_sha256="of other images", samples=3)
-
-
-class Mean:
-    """One position: the mean colour; texts are the colour they name."""
-
-    spec = TokenSpec(image_size=(4, 4), grid=(1, 1), dim=3)
-
-    def encode(self, image_BCHW: Tensor) -> Tokens:
-        return Tokens(latents_BND=image_BCHW.mean((2, 3))[:, None], grid=(1, 1))
-
-    def embed(self, tokens: Tokens) -> Tensor:
-        return tokens.data
-
-    def text_features(self, captions: Sequence[str]) -> Tensor:
-        return torch.tensor([[2.0 * (name in caption) - 1 for name in CLASSES] for caption in captions])
 
 
 def coloured(count: int, seed: int, unknown: int = 0) -> Labelled:
@@ -47,9 +28,9 @@ def values(figures: list[Measurement]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_colours_are_told_and_baselines_stand_beside(split: bool) -> None:
+def test_colours_are_told_and_baselines_stand_beside(split: bool, mean_colour) -> None:
     data = ProbeData(name="colours", train=coloured(61, 0, unknown=1), test=coloured(30, 1) if split else None)
-    figures = probe_figures(Mean(), data, PROTOCOL)  # type: ignore[arg-type]
+    figures = probe_figures(mean_colour, data, PROTOCOL)  # type: ignore[arg-type]
     table = values(figures)
     assert table["Linear probe"] == table["Nearest neighbours"] == table["Linear probe, mean of classes"] == 100
     assert table["Chance"] == pytest.approx(100 / 3)
@@ -60,9 +41,9 @@ def test_colours_are_told_and_baselines_stand_beside(split: bool) -> None:
     assert ("5 folds" in figures[0].note) != split
 
 
-def test_zero_shot_needs_no_training_but_a_text_tower() -> None:
+def test_zero_shot_needs_no_training_but_a_text_tower(mean_colour) -> None:
     data = ProbeData(name="colours", train=coloured(6, 0), test=coloured(30, 1))
-    table = values(zero_shot_figures(Mean(), data, PROTOCOL))
+    table = values(zero_shot_figures(mean_colour, data, PROTOCOL))
     assert table == {
         "Zero-shot": 100.0,
         "Zero-shot chance": pytest.approx(100 / 3),
@@ -73,7 +54,7 @@ def test_zero_shot_needs_no_training_but_a_text_tower() -> None:
         zero_shot_figures(tower, data, PROTOCOL)
 
 
-def test_a_teacher_is_aligned_with_itself_and_named() -> None:
+def test_a_teacher_is_aligned_with_itself_and_named(mean_colour) -> None:
     teacher = build_tower(TowerConfig(name="timm:resnet10t", input_size=64), random_init=True)
     images = list(torch.split(torch.rand(24, 3, 64, 64) * 2 - 1, 7))
     figures = teacher_figures(teacher, teacher, images, PROTOCOL)
@@ -81,12 +62,12 @@ def test_a_teacher_is_aligned_with_itself_and_named() -> None:
     assert table["Alignment cosine"] > table["Alignment cosine of the mean vector"]
     assert figures[0].protocol.extractor == teacher.name
     assert figures[0].protocol.samples == 12
-    other = values(teacher_figures(Mean(), teacher, images, PROTOCOL))  # type: ignore[arg-type]
+    other = values(teacher_figures(mean_colour, teacher, images, PROTOCOL))  # type: ignore[arg-type]
     assert other["Alignment cosine, pooled"] < table["Alignment cosine, pooled"]
     with pytest.raises(ValueError, match="all of one size: choose a size"):
-        teacher_figures(Mean(), teacher, [], PROTOCOL)  # type: ignore[arg-type]
+        teacher_figures(mean_colour, teacher, [], PROTOCOL)  # type: ignore[arg-type]
 
 
-def test_data_without_labels_is_refused() -> None:
+def test_data_without_labels_is_refused(mean_colour) -> None:
     with pytest.raises(ValueError, match="colours: no image has a class"):
-        probe_figures(Mean(), ProbeData(name="colours", train=coloured(6, 0, unknown=6)), PROTOCOL)  # type: ignore[arg-type]
+        probe_figures(mean_colour, ProbeData(name="colours", train=coloured(6, 0, unknown=6)), PROTOCOL)  # type: ignore[arg-type]
