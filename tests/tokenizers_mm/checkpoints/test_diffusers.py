@@ -282,7 +282,7 @@ BAD = [
     ("sd", {"_class_name": None}, r"_class_name = None"),
     ("sd", {"_class_name": "VQModel"}, r"bottleneck.kind is gaussian, not vq"),
     ("vq", {"_class_name": "AutoencoderKL"}, r"bottleneck.kind is vq, not gaussian"),
-    ("sd", {"_class_name": "AutoencoderKLFlux2"}, r"the weights lack bn.running_mean"),
+    ("sd", {"_class_name": "AutoencoderKLFlux2"}, r"no bn.running_mean"),
     ("vq", {"norm_type": "spatial"}, r"no .*conv_y"),
     ("vq", {"norm_type": "other"}, r"norm_type = 'other', expected 'group'"),
     ("sd", {"down_block_types": ["DownBlock2D"]}, r"down_block_types = \['DownBlock2D'\], expected \['DownEncoder"),

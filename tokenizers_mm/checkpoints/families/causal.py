@@ -113,8 +113,8 @@ def _options(given: Contents) -> dict[str, Any]:
     about, where, found = given.about, given.where, given.numbers
     width, folded = given.shape("encoder.conv_in.weight")[:2]
     patch = about.get("patch_size")
-    if patch is None:  # the smallest that leaves red, green and blue, with or without opacity
-        patch = next((p for p in range(1, 9) if folded in (3 * p**2, 4 * p**2)), 1)
+    if patch is None:  # as published: what leaves red, green and blue, with or without opacity
+        patch = next((p for p in (1, 2) if folded in (3 * p**2, 4 * p**2)), 1)
     elif not isinstance(patch, int) or folded % max(patch, 1) ** 2:
         raise CheckpointError(f"{where}: config.json has patch_size = {patch}: not of this net; take its own, or none")
     levels = found(r"encoder\.down\.(\d+)\.")

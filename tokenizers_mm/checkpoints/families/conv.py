@@ -90,6 +90,8 @@ LDM_NEEDS: dict[str, Any] = {
     "net.downsample": frozenset({"corner", None}),  # None with a single level
     "net.upsample": frozenset({"nearest", None}),
 }
+# Depth of the published nets; general families take any, if the decoder has one block more at every level.
+DEPTH: dict[str, Any] = {"net.blocks": 2, "net.decoder_blocks": None, "net.decoder_attention_levels": None}
 # What training leaves beside a tokenizer: losses, and the teachers that it was aligned with.
 LEFT = (r"loss\..*", r"discriminator\..*", "logvar", "colorize", r"foundation_model\..*", r"linear_proj\..*")
 # Codebooks of public files were trained by gradients, and further training must not replace their rows.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers_mm.checkpoints.families import conv, factors
 from tokenizers_mm.checkpoints.families.diffusers_class import Needs
 from tokenizers_mm.checkpoints.families.reader import About, Contents
+from tokenizers_mm.weights import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,11 @@ def options(given: Contents) -> dict[str, Any]:
     """Options that shapes tell, and from a config.json of these classes what no shape shows."""
     found = conv.options(given)
     if given.about.get("_class_name") not in CLASSES:
+        around = [name for name in ("quant_conv", "post_quant_conv") if found[name]]
+        if len(around) == 1:  # only diffusers' classes can have one of them, and say so
+            raise CheckpointError(
+                f"{given.where}: {around[0]} alone; expected quant_conv and post_quant_conv, or neither"
+            )
         return found
     downsampling = 2 ** (len(found["net"]["multipliers"]) - 1) * found["latent_patch"]
     net = found["net"] | {"groups": given.about.get("norm_num_groups", 32)}

@@ -36,6 +36,8 @@ READER = Reader(
     options=_options,
     needs={
         **conv.LDM_NEEDS,
+        **conv.DEPTH,
+        "net.attention_levels": (),
         "bottleneck.kind": "multiscale",
         "quant_conv": 0,
         "post_quant_conv": 0,

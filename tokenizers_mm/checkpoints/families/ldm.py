@@ -16,8 +16,11 @@ _SD = {
     "net.multipliers": _F8,
     "net.decoder_multipliers": None,
     "net.attention_levels": (),
-    "net.decoder_attention_levels": None,
+    "net.middle_attention": True,
+    **conv.DEPTH,
 }
+_ORDINARY = ("ldm", "diffusers")
+_PLAIN_DECODER = {"net.decoder_attention_levels": ()}
 _LARGE = {"image_size": (1024, 1024)}
 _MIT = "MIT"
 _APACHE: dict[str, Any] = {"code_licence": "Apache-2.0", "weights_licence": "Apache-2.0"}
@@ -26,12 +29,11 @@ _KL, _FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
 
 def _statistics(given: Contents) -> Statistics:
     state, about, name = given.state, given.about, given.about.get("_class_name")
-    if "bn.running_mean" in state and "bn.running_var" in state:
+    norm = [key for key in ("bn.running_mean", "bn.running_var") if key in state]
+    if len(norm) == 2:
         return conv_diffusers.batch_statistics(state, about)
-    if name == _FLUX2:
-        raise CheckpointError(
-            f"{given.where}: the weights lack bn.running_mean or bn.running_var: copy them again, whole"
-        )
+    if name == _FLUX2 or norm:
+        raise CheckpointError(f"{given.where}: no bn.running_mean or no bn.running_var: copy the weights again, whole")
     latents = state["decoder.conv_in.weight"].shape[1]
     return factors.statistics(about, latents, given.where, default=0.18215) if name == _KL else None
 
@@ -40,13 +42,14 @@ READER = Reader(
     namings=(conv.INSIDE, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
     statistics=_statistics,
-    needs={**conv.LDM_NEEDS, "bottleneck.kind": "gaussian"},
+    needs={**conv.LDM_NEEDS, "bottleneck.kind": "gaussian", "net.decoder_blocks": None},
     dropped=(*conv.LEFT, r"bn\..*"),
     families=(
         Family(
             name="sd",
             title="Stable Diffusion VAE, f8 with 4 channels",
             paper="https://arxiv.org/abs/2112.10752",
+            namings=_ORDINARY,
             needs={**_WITH, **_SD, "bottleneck.dim": 4},
             marks=(r"first_stage_model\.", r"cond_stage_model\."),
             scale=0.18215,
@@ -59,6 +62,7 @@ READER = Reader(
             name="sdxl",
             title="Stable Diffusion XL VAE, f8 with 4 channels",
             paper="https://arxiv.org/abs/2307.01952",
+            namings=_ORDINARY,
             needs={**_WITH, **_SD, "bottleneck.dim": 4},
             marks=(r"first_stage_model\.", r"conditioner\."),
             config=_LARGE,
@@ -72,7 +76,8 @@ READER = Reader(
             name="flux1",
             title="FLUX.1 autoencoder, f8 with 16 channels; Bagel's is the same file",
             paper="https://github.com/black-forest-labs/flux",
-            needs={**_WITHOUT, **_SD},
+            namings=_ORDINARY,
+            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
             typical={"bottleneck.dim": 16},
             config=_LARGE,
             scale=0.3611,
@@ -84,7 +89,8 @@ READER = Reader(
             name="sd3",
             title="Stable Diffusion 3 VAE, f8 with 16 channels",
             paper="https://arxiv.org/abs/2403.03206",
-            needs={**_WITHOUT, **_SD},
+            namings=_ORDINARY,
+            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
             marks=(r"first_stage_model\.", r"model\.diffusion_model\.joint_blocks\."),
             typical={"bottleneck.dim": 16},
             config=_LARGE,
@@ -100,7 +106,7 @@ READER = Reader(
             title="Bagel's autoencoder: FLUX.1's, whose posterior Bagel samples",
             paper="https://arxiv.org/abs/2505.14683",
             namings=("ldm",),
-            needs={**_WITHOUT, **_SD},
+            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
             config=_LARGE,
             scale=0.3611,
             shift=0.1159,
@@ -111,6 +117,7 @@ READER = Reader(
             name="flux2",
             title="FLUX.2 autoencoder, f8 with 32 channels in 2 x 2 patches normalised by batch statistics",
             paper="https://github.com/black-forest-labs/flux2",
+            namings=("inside", "diffusers"),
             needs={"latent_patch": 2},
             typical={"bottleneck.dim": 32},
             config=_LARGE,
@@ -121,6 +128,7 @@ READER = Reader(
             name="ldm_kl",
             title="Latent diffusion KL autoencoder, f4 to f32",
             paper="https://arxiv.org/abs/2112.10752",
+            namings=_ORDINARY,
             needs={"latent_patch": 1},
             marks=(r"loss\.",),
             code_licence=_MIT,
@@ -151,7 +159,7 @@ READER = Reader(
             title="MAR's KL autoencoder, f16 with 16 channels",
             paper="https://arxiv.org/abs/2406.11838",
             namings=("ldm",),
-            needs={**_WITH, "latent_patch": 1, "net.attention_levels": (4,), "net.decoder_attention_levels": ()},
+            needs={**_WITH, **_SD, "net.multipliers": _F16, "net.attention_levels": (4,), **_PLAIN_DECODER},
             marks=(r"loss\.",),
             typical={"bottleneck.dim": 16, "net.multipliers": _F16},
             scale=0.2325,

@@ -27,6 +27,8 @@ READER = Reader(
     needs={
         "bottleneck.kind": "bits",
         "net.modulation": True,
+        "net.attention_levels": (),
+        "net.decoder_attention_levels": None,
         "net.middle_attention": False,
         "net.bias": False,
         "net.downsample": "corner",  # as far as shapes tell; the padding is the row's

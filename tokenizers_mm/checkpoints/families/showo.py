@@ -8,7 +8,7 @@ from tokenizers_mm.checkpoints.families.reader import Family, Reader
 READER = Reader(
     namings=(conv.INSIDE,),
     options=conv.options,
-    needs={**conv.LDM_NEEDS, "bottleneck.kind": "bits", "quant_conv": 1},
+    needs={**conv.LDM_NEEDS, "bottleneck.kind": "bits", "quant_conv": 1, "post_quant_conv": 1},
     dropped=(
         *conv.LEFT,
         r"quantize\.(embedding|power_vals)",

@@ -38,7 +38,7 @@ READER = Reader(
         ),
     ),
     options=_options,
-    needs={**conv.LDM_NEEDS, "bottleneck.inner.kind": "vq"},
+    needs={**conv.LDM_NEEDS, **conv.DEPTH, "bottleneck.inner.kind": "vq", "net.attention_levels": (4,)},
     dropped=(
         *conv.LEFT,
         r"quantize\.ema_vocab_hit_SV",

@@ -28,7 +28,13 @@ _GUMBEL = Naming(
 READER = Reader(
     namings=(_GUMBEL, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
-    needs={**conv.LDM_NEEDS, "bottleneck.kind": "vq", "quant_conv": 1, "post_quant_conv": 1},
+    needs={
+        **conv.LDM_NEEDS,
+        "bottleneck.kind": "vq",
+        "quant_conv": 1,
+        "post_quant_conv": 1,
+        "net.decoder_blocks": None,
+    },
     dropped=(*conv.LEFT, r"quantize\.used"),
     families=(
         Family(
@@ -83,7 +89,7 @@ READER = Reader(
             title="Chameleon's VQGAN, f16 at 512 pixels",
             paper="https://arxiv.org/abs/2405.09818",
             namings=("ldm",),
-            needs={"net.attention_levels": (), "net.multipliers": _F16, "net.blocks": 2},
+            needs={**conv.DEPTH, "net.attention_levels": (), "net.multipliers": _F16},
             marks=(r"loss\.",),
             typical={"net.multipliers": _F16, "net.attention_levels": (), "net.blocks": 2},
             config={"bottleneck": conv.TRAINED, "image_size": (512, 512)},
