@@ -119,7 +119,7 @@ def test_another_tokenizer_is_refused(plain, pictures, tmp_path):
         ValueError, match=f"learned the tokens of tokenizer {fingerprint_of(plain.pool)}, but the token"
     ):
         caption_images(tmp_path / "g", other, pictures)
-    with pytest.raises(ValueError, match=r"the generator draws tokens of .* but the tokenizer decodes"):
+    with pytest.raises(ValueError, match=r"generator.*tokenizer"):
         caption_images(generator_of(), plain.Pool(block=8), pictures)
 
 

@@ -313,11 +313,11 @@ def test_the_size_is_that_of_those_that_take_no_other() -> None:
     assert common_size([free, tower], "emoji", None) == 64
     assert common_size([tower], "emoji", None) is None
     assert common_size([free, tower], "emoji", 40) == 40
-    with pytest.raises(ValueError, match=r"image sizes differ \(small 32, large 48\): choose one with --size"):
+    with pytest.raises(ValueError, match=r"differ \(small 32,.*48\): choose"):
         common_size([small, large], "photos", None)
     with pytest.raises(ValueError, match=r"image sizes differ \(free 64, other 32\)"):
         common_size([free, entry("other", 32)], "fashion-mnist", None)
-    with pytest.raises(ValueError, match="large takes images of 48 pixels a side only, not 32"):
+    with pytest.raises(ValueError, match=r"images.*48 pixels.*32"):
         common_size([large], "photos", 32)
 
 
@@ -325,7 +325,7 @@ def test_what_takes_oblong_images_only_is_refused(tmp_path: Path) -> None:
     net = QueryConfig(tokens=4, patch=8, encoder=TransformerConfig(width=16, depth=1, heads=2))
     config = AutoencoderConfig(image_size=(16, 32), bottleneck={"kind": "gaussian", "dim": 2}, net=net, z_channels=2)
     save(build_autoencoder(config).eval(), tmp_path / "words")
-    with pytest.raises(ValueError, match=r"takes images of \(16, 32\) only; a comparison is on square ones"):
+    with pytest.raises(ValueError, match=r"images.*\(16, 32\).*comparison"):
         entry_of(str(tmp_path / "words"), "words")
 
 

@@ -103,7 +103,7 @@ def test_bad_input_is_refused() -> None:
         spec = TokenSpec(image_size=(4, 4), grid=(4, 4), dim=2)
 
     some = images(4, 0, copied=False)
-    with pytest.raises(ValueError, match="the tokenizer is continuous: effective bits need codes"):
+    with pytest.raises(ValueError, match=r"tokenizer.*continuous: effective"):
         effective_bits(Continuous(), [some], [some], FAST)
     with pytest.raises(ValueError, match="train is empty"):
         effective_bits(Levels(), [], [some], FAST)
@@ -112,7 +112,7 @@ def test_bad_input_is_refused() -> None:
     wide = torch.cat([some, some], 3)
     with pytest.raises(ValueError, match="train: images have the grids"):
         effective_bits(Levels(), [some, wide], [some], FAST)
-    with pytest.raises(ValueError, match=r"training images have the grid \(4, 8\), test images \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"training images.*\(4, 8\),.*images \(4, 4\)"):
         effective_bits(Levels(), [wide], [some], FAST)
     with pytest.raises(ValueError, match="expected at least 1 step"):
         EffectiveBitsConfig(steps=0)

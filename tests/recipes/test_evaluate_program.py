@@ -238,9 +238,9 @@ def test_a_tower_has_semantics_and_no_pixels(tmp_path):
     assert "PSNR" not in [m.name for m in result.measurements]
     assert result["Rate"].protocol.crop == "centre 64 x 64"
     assert result["Linear probe"].value > 80
-    with pytest.raises(ValueError, match="zero-shot classification needs a tokenizer with a text"):
+    with pytest.raises(ValueError, match=r"classification.*tokenizer"):
         evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(zero_shot=str(data)))
-    with pytest.raises(ValueError, match=r"effective bits: tones has no training part; give one with --train"):
+    with pytest.raises(ValueError, match=r"effective bits:.*training"):
         evaluate_images(tmp_path / "tower", str(data), limit=1, extras=Extras(effective_bits=True))
 
 

@@ -276,7 +276,7 @@ def test_controls_do_not_count_as_targets() -> None:
 
 
 def test_bad_input_is_refused(demo_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="samples=15: expected an even number, at least 16"):
+    with pytest.raises(ValueError, match=r"samples=15: expected.*number,.*16"):
         measure_demo(demo_folder, samples=15)
     with pytest.raises(ValueError, match="samples=17: expected an even number"):
         measure_demo(demo_folder, samples=17)
@@ -286,9 +286,9 @@ def test_bad_input_is_refused(demo_folder: Path, tmp_path: Path) -> None:
         Findings().value("x")
     with pytest.raises(AssertionError, match="measured twice"):
         merge([Findings(examples={"a": [Example(caption="", read="", right=True)]})] * 2)
-    with pytest.raises(ValueError, match=r"photos_fsq: holds no tokenizer; let the demo finish training"):
+    with pytest.raises(ValueError, match=r"photos_fsq:.*tokenizer;.*training"):
         measure_demo(tmp_path, samples=16, perceptual_name=None, judge_steps=1)
-    with pytest.raises(ValueError, match=r"run\.json: no such file; .* holds no run, let it finish training"):
+    with pytest.raises(ValueError, match=r"run\.json:.*finish training"):
         trained_precision(tmp_path)
 
 

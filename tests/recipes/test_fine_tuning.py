@@ -69,7 +69,7 @@ def test_an_object_of_ours_is_trained_and_saved_and_no_other(plain, tmp_path):
         FusedRecipe(semantic="plain_tokenizers:autoencoder", perceptual=half, how="sequence"), tmp_path / "fused"
     )
     assert load(tmp_path / "fused" / "tokenizer").semantic.spec == plain.autoencoder().spec
-    with pytest.raises(ValueError, match="Pool: cannot be saved, its class lacks kind"):
+    with pytest.raises(ValueError, match=r"Pool: cannot.*saved,"):
         train_recipe(FusedRecipe(semantic=half, perceptual="plain_tokenizers:Pool"), tmp_path / "refused")
     assert not (tmp_path / "refused").exists()  # before anything was trained
 

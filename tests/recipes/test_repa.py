@@ -298,7 +298,7 @@ def test_a_store_is_paired_with_features_by_item():
     assert (len(source), len(batch)) == (4, 2)
     assert batch.batch.labels_B.tolist() == [2, 0]
     assert torch.equal(batch.features.patch_BND, features_of().patch_BND[[2, 0]])
-    with pytest.raises(ValueError, match="features: 3 for 4 images; they must pair one to one"):
+    with pytest.raises(ValueError, match=r"features: 3.*4 images;"):
         AlignedTokens(Store(), features_of(3))
     with pytest.raises(ValueError, match="features: 2 for 4 images"):
         AlignedBatch(aligned().batch, features_of(2))

@@ -51,16 +51,14 @@ def test_classes_are_numbers(folder):
     images = sample_images(folder / "classes", folder / "codes", ["0", "2"])
     tokens = backbones.load(folder / "classes").sample(torch.tensor([0, 2]), guidance=2.0, seed=0)
     assert torch.equal(images, to_uint8(load(folder / "codes").decode(tokens)))
-    with pytest.raises(ValueError, match="condition 'cat': this generator was trained on classes, expected a class nu"):
+    with pytest.raises(ValueError, match=r"condition 'cat':.*generator"):
         sample_images(folder / "classes", folder / "codes", ["cat"])
-    with pytest.raises(ValueError, match=r"labels lie in \[0, 3\]: this generator has the classes 0..2"):
+    with pytest.raises(ValueError, match=r"\[0, 3\]:.*generator.*classes 0..2"):
         sample_images(folder / "classes", folder / "codes", ["0", "3"])
 
 
 def test_a_tokenizer_of_other_tokens_is_refused(folder):
-    with pytest.raises(
-        ValueError, match=r"captions draws tokens of .*latents decodes .*use the tokenizer that encoded"
-    ):
+    with pytest.raises(ValueError, match=r"captions.*tokenizer"):
         sample_images(folder / "captions", folder / "latents", CAPTIONS)
 
 

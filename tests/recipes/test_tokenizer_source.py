@@ -23,7 +23,7 @@ def test_tokenizers_are_given_back(plain, saved):
         assert open_tokenizer(tokenizer) is tokenizer
     with pytest.raises(ValueError, match="tokenizer is a NoDecoder without embed, decode"):
         open_tokenizer(plain.NoDecoder())
-    with pytest.raises(ValueError, match="tokenizer is the class Pool itself: give an object of it"):
+    with pytest.raises(ValueError, match=r"tokenizer.*Pool itself:.*object"):
         open_tokenizer(plain.Pool)
 
 
@@ -58,7 +58,7 @@ def test_the_current_folder_is_searched(tmp_path, monkeypatch):
     )
     (tmp_path / "plain_copy.py").write_text((Path(__file__).parents[1] / "plain" / "plain_tokenizers.py").read_text())
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(ValueError, match=r"there is no module 'my_codecs' in the current folder .*, nor installed"):
+    with pytest.raises(ValueError, match=r"'my_codecs'.*current.*installed"):
         open_tokenizer("my_codecs.mine:small")
     monkeypatch.chdir(tmp_path)
     assert open_tokenizer("my_codecs.mine:small").spec.image_size == (16, 16)

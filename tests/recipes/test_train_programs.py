@@ -253,7 +253,7 @@ def test_an_interrupted_tokenizer_equals_an_uninterrupted_one(name, tmp_path, mo
         train_recipe(recipe, tmp_path / "cut")
     monkeypatch.undo()
     assert len(history_of(tmp_path / "cut")) == 3
-    with pytest.raises(ValueError, match="cut holds a run already: resume it, or choose another folder"):
+    with pytest.raises(ValueError, match=r"already: resume.*another"):
         train_recipe(recipe, tmp_path / "cut")
     assert fingerprint(load(train_recipe(recipe, tmp_path / "cut", resume=True))) == fingerprint(whole)
     assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")

@@ -165,7 +165,7 @@ def test_few_tokens_are_flagged() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="images is empty"):
         evaluate(BlockMeans(), [], protocol=PROTOCOL)
-    with pytest.raises(ValueError, match=r"images lie in \[0, 200\]: expected \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"images.*\[0, 200\]: expected \[-1, 1\]"):
         evaluate(BlockMeans(), [torch.linspace(0, 200, 3072).view(1, 3, 32, 32)], protocol=PROTOCOL)
     with pytest.raises(ValueError, match=r"images yields torch\.uint8"):
         evaluate(BlockMeans(), [torch.zeros(1, 3, 32, 32, dtype=torch.uint8)], protocol=PROTOCOL)
@@ -197,7 +197,7 @@ def test_a_frechet_distance_stands_beside_its_floor() -> None:
     same = evaluate(BlockMeans(), torch.split(images, 9), protocol=PROTOCOL, extractor=Pooling())  # type: ignore[arg-type]
     for name in ("FD-means", "FD-means floor"):
         assert same[name].value == pytest.approx(rough[name].value, rel=1e-6)
-    with pytest.raises(ValueError, match="3 images: FD-means compares covariances and needs at least 4"):
+    with pytest.raises(ValueError, match=r"3 images: FD-means compares covariances.*4"):
         evaluate(BlockMeans(), [blocks(3)], protocol=PROTOCOL, extractor=Pooling())  # type: ignore[arg-type]
 
 

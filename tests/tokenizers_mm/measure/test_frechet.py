@@ -77,13 +77,13 @@ def test_parts_merge_into_the_whole_far_from_the_origin() -> None:
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="features hold NaN or Inf"):
         FeatureStatistics.of(torch.full((2, 3), torch.inf))
-    with pytest.raises(ValueError, match=r"features have shape \(2, 4\): expected \[B, 3\]"):
+    with pytest.raises(ValueError, match=r"features.*\(2, 4\): expected \[B, 3\]"):
         FeatureStatistics(3).update(torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"torch\.int64 \(2, 3\): expected float"):
         FeatureStatistics.of(torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="1 images: a covariance needs at least 2"):
+    with pytest.raises(ValueError, match=r"1 images:.*covariance needs.*2"):
         frechet_distance(FeatureStatistics.of(torch.zeros(1, 3)), FeatureStatistics.of(torch.zeros(2, 3)))
-    with pytest.raises(ValueError, match="features have 3 and 4 channels: use one extractor"):
+    with pytest.raises(ValueError, match=r"features.*3.*4 channels:.*extractor"):
         frechet_distance(FeatureStatistics.of(torch.zeros(2, 3)), FeatureStatistics.of(torch.zeros(2, 4)))
     with pytest.raises(ValueError, match="do not merge"):
         FeatureStatistics(3).merge(FeatureStatistics(4))

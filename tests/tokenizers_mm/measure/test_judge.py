@@ -83,9 +83,9 @@ def test_bad_arguments_are_refused() -> None:
         AttributeJudge({"shape": 4}, (30, 32))
     with pytest.raises(ValueError, match=r"images are torch\.float32 .* expected uint8"):
         train_judge(images.float(), attributes, {"shape": 4})
-    with pytest.raises(ValueError, match=r"expected \(4, 2\), a column for each of shape, size"):
+    with pytest.raises(ValueError, match=r"expected \(4, 2\),.*column"):
         train_judge(images, attributes, {"shape": 4, "size": 2})
-    with pytest.raises(ValueError, match=r"attribute 'shape' has values 9\.\.9: classes says 0\.\.3"):
+    with pytest.raises(ValueError, match=r"attribute 'shape'.*9\.\.9: classes.*0\.\.3"):
         train_judge(images, attributes + 9, {"shape": 4})
     with pytest.raises(ValueError, match="the judge takes RGB"):
         AttributeJudge({"shape": 4}).predict(torch.zeros(1, 1, 32, 32))

@@ -126,7 +126,7 @@ def test_every_preset_states_what_it_does() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="preset='fid': expected one of default, adm, torch-fidelity, seed, bsq-vit"):
+    with pytest.raises(ValueError, match=r"preset='fid': expected.*default,"):
         preset("fid")
     with pytest.raises(ValueError, match=r"image is float64 \(8, 8, 3\), size=8"):
         preset("adm")(np.zeros((8, 8, 3)), 8)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def test_zero_shot_needs_no_training_but_a_text_tower(mean_colour) -> None:
         "Zero-shot most frequent class": pytest.approx(100 / 3),
     }
     tower = build_tower(TowerConfig(name="timm:resnet10t", input_size=32), random_init=True)
-    with pytest.raises(ValueError, match="zero-shot classification needs a tokenizer with a text"):
+    with pytest.raises(ValueError, match=r"classification.*tokenizer"):
         zero_shot_figures(tower, data, PROTOCOL)
 
 

@@ -53,7 +53,7 @@ def test_bad_input_is_refused() -> None:
         class_texts(Colours(), CLASSES, ("a photo",))
     with pytest.raises(ValueError, match=r"pooled_QD \(2, 4\) and text_KD \(3, 3\)"):
         zero_shot(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), torch.eye(3))
-    with pytest.raises(ValueError, match="label 3 has no text: text_KD has 3 rows"):
+    with pytest.raises(ValueError, match=r"label 3.*text: text_KD.*3"):
         zero_shot(torch.zeros(2, 3), torch.tensor([0, 3]), torch.eye(3))
     with pytest.raises(ValueError, match="1 labels for 2 images"):
         zero_shot(torch.zeros(2, 3), torch.tensor([0]), torch.eye(3))
