@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from torch import Tensor
 from recipes.inputs import TokenizerSource, image_set, open_tokenizer
 from tokenizers_mm import Autoencoder, Fused, Tokenizer, TokenSpec, Tower
 from tokenizers_mm.data import Preprocess
-from tokenizers_mm.saving import fingerprint_of
+from tokenizers_mm.saving import fingerprint_of, is_saved
 from tokenizers_mm.towers import EncodeOnly
-from tokenizers_mm.traits import downsampling_of, on_device, only_side, takes_one_size
+from tokenizers_mm.traits import downsampling_of, for_images, on_device, only_side, takes_one_size
 
 __all__ = ["Entry", "common_size", "entry_of", "open_model", "text_of", "unique_names"]
 
@@ -34,7 +33,7 @@ class Entry:
     what          its parts, in words
     spec          of its own image size
     weights       numbers in its state, encoder and decoder together; of a plain class those in its attributes
-    only          side of the square images that it takes, where it takes no others; None for a tower, which resizes
+    only          side of the square images that it takes, where it takes no others; None where it resizes
     downsampling  sides of its images are multiples of it
     encode_only   has no decoder
     fingerprint   of options and weights
@@ -77,19 +76,14 @@ def text_of(source: TokenizerSource) -> str:
 def open_model(source: TokenizerSource, size: int | None, device: str | torch.device = "cpu") -> Tokenizer:
     """Open it, in eval mode; a tower, which resizes whatever it is given, as a view of it for images of this size."""
     model = on_device(open_tokenizer(source), device)
-    if size is None or not isinstance(model, Tower):
-        return model
-    view = copy.copy(model)
-    view.config = replace(model.config, image_size=size)
-    view.spec = replace(model.spec, image_size=(size, size))
-    return view
+    return model if size is None else for_images(model, (size, size))
 
 
 def entry_of(source: TokenizerSource, name: str) -> Entry:
     """Open it and say what it is; raises what that raises, and `ValueError` where its images are not square."""
     model = open_model(source, None)
-    tower, only = isinstance(model, Tower), only_side(model)
-    if takes_one_size(model) and only is None and not tower:
+    resizes, only = hasattr(model, "for_images"), only_side(model)
+    if takes_one_size(model) and only is None and not resizes:
         raise ValueError(
             f"{text_of(source)}: takes images of {model.spec.image_size} only; a comparison is on square ones"
         )
@@ -100,9 +94,9 @@ def entry_of(source: TokenizerSource, name: str) -> Entry:
         what=_what(model),
         spec=model.spec,
         weights=_numbers(model),
-        only=None if tower else only,
+        only=None if resizes else only,
         downsampling=downsampling_of(model),
-        encode_only=tower or _only_encodes(model),
+        encode_only=_only_encodes(model),
         fingerprint=fingerprint_of(model),
         licence="" if provenance is None else provenance.licence_weights,
     )
@@ -180,8 +174,8 @@ def _numbers(model: Any) -> int:
 @torch.no_grad()
 def _only_encodes(model: Tokenizer) -> bool:
     """Whether there is no decoder; what a class of somebody else's does is tried on a black image."""
-    if isinstance(model, Autoencoder | Fused):
-        return False
+    if is_saved(model):
+        return not model.card().decodes
     try:
         model.decode(model.encode(-torch.ones(1, 3, *model.spec.image_size)))
     except EncodeOnly:

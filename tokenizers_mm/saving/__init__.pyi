@@ -22,4 +22,5 @@ from tokenizers_mm.saving.saved import (
     Saved as Saved,
     check_saved as check_saved,
     describe as describe,
+    is_saved as is_saved,
 )

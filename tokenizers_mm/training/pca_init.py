@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quantizers import Gaussian
 from tokenizers_mm.models import Autoencoder
 
 # Log-variance of a Gaussian bottleneck that starts from whitened latents: a noise of 5 % of their deviation.
@@ -42,7 +41,7 @@ def pca_initialise(autoencoder: Autoencoder, image_BCHW: Tensor) -> None:
     weight_OP = torch.zeros(bottleneck.in_dim, len(mean_D))
     weight_OP[:count] = code_KD
     bias_O = -weight_OP @ mean_D
-    if isinstance(bottleneck, Gaussian):
+    if bottleneck.moments == 2:  # the second half is log-variances
         bias_O[bottleneck.dim :] = _START_LOGVAR
     _set_linear(autoencoder.linear_in, weight_OP, bias_O)
     code_NK = bottleneck(autoencoder.features(image_BCHW)[0]).z_BND.flatten(0, 1)
