@@ -3,6 +3,7 @@
 A foreign tokenizer, a plain class without any of our bases, has to pass what ours pass.
 """
 
+import itertools
 import json
 import math
 
@@ -68,20 +69,25 @@ QUANTIZERS = {
         {"inner": {"kind": "vq", "size": 24, "dim": 4}, "depth": 3},
         {"inner": {"kind": "vq", "size": 16, "dim": 3}, "depth": 4, "shared": True, "dropout": 0.5},
         {"inner": {"kind": "fsq", "levels": [5, 5, 3]}, "depth": 2, "shrink": [4, 4, 2], "soft_clamp": 1.25},
-        {"inner": {"kind": "lfq", "dim": 4, "streams": 2}, "depth": 3, "shrink": 2.0, "dropout": 0.5},
-        {"inner": {"kind": "projected", "inner": {"kind": "fsq", "levels": [4, 4]}, "in_dim": 3}, "depth": 2},
     ],
     "product": [
-        {"inner": {"kind": "vq", "size": 12, "dim": 2}, "groups": 2},
         {"inner": {"kind": "vq", "size": 12, "dim": 2}, "groups": 2, "shared": True},
         {"inner": [{"kind": "fsq", "levels": [4, 3]}, {"kind": "vq", "size": 16, "dim": 3}], "groups": 2},
     ],
     "projected": [
-        {"inner": {"kind": "fsq", "levels": [5, 5, 3]}, "in_dim": 6},
         {"inner": {"kind": "vq", "size": 16, "dim": 4, "metric": "cosine"}, "in_dim": 5, "bias": False, "norm": True},
     ],
+    "multiscale": [{"inner": {"kind": "vq", "size": 24, "dim": 4}, "scales": [1, 2, 4]}],
+}
+# Around other quantizers, with fewer or the same options: left out of tests that take seconds.
+AROUND_OTHERS = {
+    "residual": [
+        {"inner": {"kind": "lfq", "dim": 4, "streams": 2}, "depth": 3, "shrink": 2.0, "dropout": 0.5},
+        {"inner": {"kind": "projected", "inner": {"kind": "fsq", "levels": [4, 4]}, "in_dim": 3}, "depth": 2},
+    ],
+    "product": [{"inner": {"kind": "vq", "size": 12, "dim": 2}, "groups": 2}],
+    "projected": [{"inner": {"kind": "fsq", "levels": [5, 5, 3]}, "in_dim": 6}],
     "multiscale": [
-        {"inner": {"kind": "vq", "size": 24, "dim": 4}, "scales": [1, 2, 4]},
         {
             "inner": {"kind": "vq", "size": 16, "dim": 3, "codebook": "gradient"},
             "scales": [[1, 1], [3, 2], [4, 4]],
@@ -94,18 +100,23 @@ GENERATORS = {
     "autoregressive": [{"width": 16, "depth": 1, "heads": 2}, {"width": 16, "depth": 1, "heads": 2, "classes": 5}],
     "flow": [{"width": 16, "depth": 1, "heads": 2}, {"width": 16, "depth": 1, "heads": 2, "classes": 5}],
 }
-CASES = [{"kind": kind, **options} for kind, examples in QUANTIZERS.items() for options in examples]
+FEWER, MORE = (
+    [{"kind": kind, **options} for kind, examples in table.items() for options in examples]
+    for table in (QUANTIZERS, AROUND_OTHERS)
+)
+CASES = [*FEWER, *MORE]
 NAMES = [f"{case['kind']}{i}" for i, case in enumerate(CASES)]
 BUILT = [(case, name, quantizers.build(case, "")) for case, name in zip(CASES, NAMES, strict=True)]
 
 
-def every(wanted):
+def every(wanted, cases=CASES):
     """Parametrize over the examples whose quantizer is `wanted`."""
-    chosen = [(case, name) for case, name, quantizer in BUILT if wanted(quantizer)]
+    chosen = [(case, name) for case, name, quantizer in BUILT if wanted(quantizer) and case in cases]
     return pytest.mark.parametrize("options", [case for case, _ in chosen], ids=[name for _, name in chosen])
 
 
 every_quantizer = every(lambda quantizer: True)
+fewer_quantizers = every(lambda quantizer: True, FEWER)
 every_discrete_quantizer = every(lambda quantizer: quantizer.codes)
 every_invertible_quantizer = every(lambda quantizer: quantizer.codes and quantizer.invertible)
 every_one_way_quantizer = every(lambda quantizer: not quantizer.invertible)
@@ -183,18 +194,18 @@ def test_whole_grids_are_taken_and_nothing_else(options):
 
 
 @every_discrete_quantizer
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_codes_lie_in_the_vocabulary_and_forward_agrees_with_encode(options, scale):
+def test_codes_lie_in_the_vocabulary_and_forward_agrees_with_encode(options):
     quantizer = trained(options)
-    z = vectors_for(quantizer, 3, 50) * scale
-    codes, out = quantizer.encode(z), quantizer(z)
-    assert codes.dtype == torch.int64
-    assert codes.shape == (3, quantizer.length(z.shape[1]), len(quantizer.codes))
-    assert quantizer.length(z.shape[1]) == z.shape[1] or not quantizer.pointwise
-    assert bool(((codes >= 0) & (codes < torch.tensor(quantizer.codes))).all())
-    assert torch.equal(out.codes_BNS, codes)
-    # z + (q - z) rounds at the magnitude of z
-    torch.testing.assert_close(out.z_BND, quantizer.decode(codes), atol=1e-6 * max(1, scale), rtol=0)
+    for scale in (1e-3, 1.0, 1e4):
+        z = vectors_for(quantizer, 3, 50) * scale
+        codes, out = quantizer.encode(z), quantizer(z)
+        assert codes.dtype == torch.int64
+        assert codes.shape == (3, quantizer.length(z.shape[1]), len(quantizer.codes))
+        assert quantizer.length(z.shape[1]) == z.shape[1] or not quantizer.pointwise
+        assert bool(((codes >= 0) & (codes < torch.tensor(quantizer.codes))).all())
+        assert torch.equal(out.codes_BNS, codes)
+        # z + (q - z) rounds at the magnitude of z
+        torch.testing.assert_close(out.z_BND, quantizer.decode(codes), atol=1e-6 * max(1, scale), rtol=0)
 
 
 @every_quantizer
@@ -234,20 +245,20 @@ def test_autocast_and_low_precision_inputs_change_nothing(options):
 
 
 @every_quantizer
-@pytest.mark.parametrize("shape", [(0, 6), (3, 0)])
-@pytest.mark.parametrize("training", [False, True])
-def test_empty_batches_are_legal(options, shape, training):
-    quantizer = trained(options).train(training)
-    if not quantizer.pointwise:
-        shape = (0, positions_for(quantizer, 0))  # no images; an image without positions is refused above
+def test_empty_batches_are_legal(options):
+    quantizer = trained(options)
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
-    z = torch.zeros(*shape, quantizer.in_dim, requires_grad=True)
-    out, payload = quantizer(z), quantizer.encode(z)
-    assert out.z_BND.shape == quantizer.decode(payload).shape == (*shape, quantizer.dim)
-    assert payload.shape == (shape[0], quantizer.length(shape[1]), len(quantizer.codes) or quantizer.dim)
-    assert float(out.loss.detach()) == 0
-    (out.loss + out.z_BND.sum()).backward()
-    assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
+    # Whole grids: no images; an image without positions is refused above.
+    shapes = [(0, 6), (3, 0)] if quantizer.pointwise else [(0, positions_for(quantizer, 0))]
+    for shape, training in itertools.product(shapes, (False, True)):
+        quantizer.train(training)
+        z = torch.zeros(*shape, quantizer.in_dim, requires_grad=True)
+        out, payload = quantizer(z), quantizer.encode(z)
+        assert out.z_BND.shape == quantizer.decode(payload).shape == (*shape, quantizer.dim)
+        assert payload.shape == (shape[0], quantizer.length(shape[1]), len(quantizer.codes) or quantizer.dim)
+        assert float(out.loss.detach()) == 0
+        (out.loss + out.z_BND.sum()).backward()
+        assert all(torch.equal(before[name], value) for name, value in quantizer.state_dict().items())
 
 
 @every_quantizer
@@ -347,22 +358,31 @@ def losses_and_gradients(forward, quantizer, z, *mask):
     return {"z": out.z_BND.detach(), "loss": out.loss.detach(), "z.grad": leaf.grad, **codes, **state, **gradients}
 
 
-@every_quantizer
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-def test_compiles_without_a_graph_break(options, training):
-    """One graph, and the same step: first and later ones, with a mask and without."""
+def assert_compiles(options, training, backend, masks):
+    """One graph, and the same step."""
     torch.compiler.reset()
     eager, compiled = (quantizers.build(options, "bottleneck").train(training) for _ in range(2))
     compiled.load_state_dict(eager.state_dict())
-    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    forward = torch.compile(compiled, fullgraph=True, backend=backend)
     z = vectors_for(eager, 2, 16)
-    masks = [(), (), (torch.rand(2, 16) < 0.7,)] if eager.pointwise else [(), ()]
     for mask in masks:
         expected = losses_and_gradients(eager, eager, z, *mask)
         found = losses_and_gradients(forward, compiled, z, *mask)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@every_quantizer
+def test_a_training_step_compiles_without_a_graph_break(options):
+    """First and later ones, with a mask and without; backward pass and updated buffers too, by AOTAutograd, of fewer."""
+    masks = [(), (), (torch.rand(2, 16) < 0.7,)] if quantizers.build(options, "").pointwise else [(), ()]
+    assert_compiles(options, True, "aot_eager" if options in FEWER else "eager", masks)
+
+
+@every_quantizer
+def test_evaluation_compiles_without_a_graph_break(options):
+    assert_compiles(options, False, "eager", [()])
 
 
 class Verb(torch.nn.Module):
@@ -374,7 +394,7 @@ class Verb(torch.nn.Module):
         return getattr(self.quantizer, self.name)(argument)
 
 
-@every_quantizer
+@fewer_quantizers
 def test_encode_and_decode_can_be_exported(options):
     quantizer = trained(options)
     z = vectors_for(quantizer, 3, 16)
@@ -407,7 +427,7 @@ def readout_error(into, quantizer, x):
     return float(left.square().mean() / target.var(0).mean()), codes
 
 
-@every_quantizer
+@fewer_quantizers
 def test_a_few_hundred_steps_beat_the_untrained_quantizer(options):
     """Between two linear maps: what is trained reads better than what is not, and keeps as many codes in use."""
     torch.manual_seed(0)
@@ -481,8 +501,9 @@ OTHERS = {
 }
 
 
-@pytest.fixture(params=[*CASES, *OTHERS], ids=[*NAMES, *(name.replace(" ", "-") for name in OTHERS)])
+@pytest.fixture(params=[*CASES, *OTHERS], ids=[*NAMES, *(name.replace(" ", "-") for name in OTHERS)], scope="module")
 def tokenizer(request):
+    torch.manual_seed(0)
     return OTHERS[request.param]() if isinstance(request.param, str) else autoencoder_of(request.param)
 
 
@@ -544,26 +565,28 @@ def test_tokenizers_say_what_they_know(tokenizer):
             assert torch.equal(read.pooled_BD, semantics.pooled_BD)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (4, 4), (8, 20), (36, 12)])
-def test_any_multiple_of_the_downsampling_goes_there_and_back(tokenizer, size):
-    if takes_one_size(tokenizer) and size != tokenizer.spec.image_size:
-        with pytest.raises(ValueError, match=r"takes \(16, 16\) only|was built for images of \(16, 16\)"):
+ONE_SIZE = r"takes \(16, 16\) only|was built for images of \(16, 16\)"
+
+
+def test_any_multiple_of_the_downsampling_goes_there_and_back(tokenizer):
+    for size in ((16, 16), (4, 4), (8, 20), (36, 12)):
+        if takes_one_size(tokenizer) and size != tokenizer.spec.image_size:
+            with pytest.raises(ValueError, match=ONE_SIZE):
+                tokenizer.encode(image_of(*size))
+            continue
+        tokens = tokenizer.encode(image_of(*size)).check(tokenizer.spec)
+        finest = tokens.grid[-1] if tokenizer.spec.layout in ("scales", "parts") else tokens.grid
+        assert tokens.grid == tokenizer.spec.resized(size).grid
+        assert finest == ((size[0] // 4, size[1] // 4) if len(finest) == 2 else (5,))
+        if not only_encodes(tokenizer):
+            assert tokenizer.decode(tokens).shape == (3, 3, *size)
+
+
+def test_other_sizes_are_refused(tokenizer):
+    refusal = ONE_SIZE if takes_one_size(tokenizer) else r"is not a multiple of the downsampling 4.*pad_to_multiple"
+    for size in ((18, 16), (16, 17), (2, 16)):
+        with pytest.raises(ValueError, match=refusal):
             tokenizer.encode(image_of(*size))
-        return
-    tokens = tokenizer.encode(image_of(*size)).check(tokenizer.spec)
-    finest = tokens.grid[-1] if tokenizer.spec.layout in ("scales", "parts") else tokens.grid
-    assert tokens.grid == tokenizer.spec.resized(size).grid
-    assert finest == ((size[0] // 4, size[1] // 4) if len(finest) == 2 else (5,))
-    if not only_encodes(tokenizer):
-        assert tokenizer.decode(tokens).shape == (3, 3, *size)
-
-
-@pytest.mark.parametrize("size", [(18, 16), (16, 17), (2, 16)])
-def test_other_sizes_are_refused(tokenizer, size):
-    one_size = r"takes \(16, 16\) only|was built for images of \(16, 16\)"
-    refusal = one_size if takes_one_size(tokenizer) else r"is not a multiple of the downsampling 4.*pad_to_multiple"
-    with pytest.raises(ValueError, match=refusal):
-        tokenizer.encode(image_of(*size))
 
 
 def test_bits_per_image_is_what_the_disk_holds(tokenizer, tmp_path):
