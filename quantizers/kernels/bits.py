@@ -48,8 +48,9 @@ def sign_vectors(codes_NS: Tensor, dim: int, *, scale: float = 1.0, msb: bool = 
 
 
 def pack_bits(codes_NS: Tensor, dim: int) -> Tensor:
-    """Codes [N, S] of dim bits together, as bytes [N, ceil(dim / 8)] uint8 for storage.
+    """Codes [N, S] of dim bits together, as bytes [N, ceil(dim / 8)] uint8.
 
+    For exchange with code that has bits; token stores pack codes of any vocabulary, in an order of their own.
     The bits of all streams follow each other, most significant first, in codes as in bytes; the last byte is filled
     with zeros. `ValueError` where the streams do not fit dim.
     """

@@ -14,7 +14,7 @@ from tokenizers_mm import Fused, build_autoencoder, load, save
 from tokenizers_mm.config import ConfigError
 from tokenizers_mm.data.annotated import LabelledImages
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.losses.adversary import AdversarialConfig
+from tokenizers_mm.losses.discriminator_training import AdversarialConfig
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.discriminators import PatchConfig
 from tokenizers_mm.towers.text import NGramTextConfig

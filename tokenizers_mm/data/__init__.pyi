@@ -3,7 +3,7 @@ from tokenizers_mm.data.annotated import (
     LabelledImages as LabelledImages,
     labelled_folder as labelled_folder,
 )
-from tokenizers_mm.data.annotation_files import CAPTIONS as CAPTIONS, CLASSES as CLASSES
+from tokenizers_mm.data.annotation_formats import CAPTIONS as CAPTIONS, CLASSES as CLASSES
 from tokenizers_mm.data.annotations import (
     PartialAnnotations as PartialAnnotations,
     read_annotations as read_annotations,

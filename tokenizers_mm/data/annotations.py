@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tokenizers_mm.data.annotation_files import (
+from tokenizers_mm.data.annotation_formats import (
     CAPTIONS,
     CLASSES,
     CSV,
-    find_table,
     read_caption,
     read_classes,
     read_table,
@@ -81,7 +80,7 @@ def read_annotations(folder: str | Path, images: Sequence[Path]) -> Annotations:
     """
     root = Path(folder)
     keys = [path.relative_to(root).as_posix() for path in images]
-    table = find_table(root)
+    table = _table_of(root)
     if table is not None:
         return _from_table(root, table, keys, read_table(root, table, keys))
     texts = [path.with_suffix(".txt") for path in images]
@@ -119,7 +118,7 @@ def read_partial_annotations(
         return PartialAnnotations(
             {key: _spoken(name) for key, name in names.items()}, labels, "names of sub-folders", classes
         )
-    table = find_table(root) if where == "auto" else Path(where)
+    table = _table_of(root) if where == "auto" else Path(where)
     return _some_texts(root, keys) if table is None else _some_lines(root, table, keys)
 
 
@@ -210,3 +209,8 @@ def _numbered(names: Iterable[str], classes: Sequence[str]) -> list[int]:
 
 def _spoken(name: str) -> str:
     return name.replace("_", " ").replace("-", " ")
+
+
+def _table_of(root: Path) -> Path | None:
+    """The file with all captions, where there is one."""
+    return next((root / name for name in (CAPTIONS, CSV) if (root / name).exists()), None)

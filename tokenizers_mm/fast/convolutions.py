@@ -7,7 +7,7 @@
 
 The first two share every weight with the tokenizer that was given and take any image size; nothing is traced or
 compiled at run time. GroupNorm, SiLU, bias, residual and the next statistics are part of the convolutions
-(`nets.native`), and doubling an image before a convolution costs a quarter of the products. The memory of the largest
+(`fast.native`), and doubling an image before a convolution costs a quarter of the products. The memory of the largest
 pass is kept for the next one: `native.release` gives it back, and so does the end of the tokenizer.
 
 Shape letters: B batch, C channels, H and W rows and columns.

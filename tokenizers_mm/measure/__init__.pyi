@@ -1,5 +1,4 @@
 from tokenizers_mm.measure.classification import cross_validate as cross_validate
-from tokenizers_mm.measure.classifiers import linear_probe as linear_probe, pooled_features as pooled_features
 from tokenizers_mm.measure.codecs import (
     VARIANTS as VARIANTS,
     Codec as Codec,
@@ -22,13 +21,7 @@ from tokenizers_mm.measure.memorisation import (
     Memorisation as Memorisation,
 )
 from tokenizers_mm.measure.presets import Preset as Preset, preset as preset
-from tokenizers_mm.measure.probing import (
-    ProbeData as ProbeData,
-    batches_of as batches_of,
-    probe_figures as probe_figures,
-    teacher_figures as teacher_figures,
-    zero_shot_figures as zero_shot_figures,
-)
+from tokenizers_mm.measure.probes import linear_probe as linear_probe, pooled_features as pooled_features
 from tokenizers_mm.measure.protocol import Measurement as Measurement, Protocol as Protocol
 from tokenizers_mm.measure.rate_distortion import (
     CodecPoint as CodecPoint,
@@ -49,5 +42,12 @@ from tokenizers_mm.measure.reconstruction import (
     perceptual_distance as perceptual_distance,
     psnr as psnr,
     ssim as ssim,
+)
+from tokenizers_mm.measure.semantic_figures import (
+    ProbeData as ProbeData,
+    batches_of as batches_of,
+    probe_figures as probe_figures,
+    teacher_figures as teacher_figures,
+    zero_shot_figures as zero_shot_figures,
 )
 from tokenizers_mm.measure.zero_shot import class_texts as class_texts

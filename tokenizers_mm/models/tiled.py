@@ -28,7 +28,7 @@ from torch import Tensor
 from tokenizers_mm.api import Quantizer, Tokenizer, Tokens, TokenSpec
 from tokenizers_mm.data import pad_to_multiple, unpad
 from tokenizers_mm.geometry import FeatureGrid, Grid, single_grids
-from tokenizers_mm.models.tiles import pieces
+from tokenizers_mm.models.tile_weights import pieces
 from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.traits import downsampling_of, on_device, quantizer_of, takes_one_size
 

@@ -31,9 +31,9 @@ from tokenizers_mm.runtime import choose_device, local_path
 from tokenizers_mm.saving import fingerprint_of
 from tokenizers_mm.store.code_vectors import codebook_of, rebuilt_quantizer
 from tokenizers_mm.store.dataset import Inputs, Quarantined, StoreWriter
+from tokenizers_mm.store.encode_shard import Input, ShardEncoder, load_input
 from tokenizers_mm.store.quarantine import Quarantine
 from tokenizers_mm.store.shards import digest
-from tokenizers_mm.store.worker import Input, Worker, load_input
 from tokenizers_mm.traits import downsampling_of, on_device, only_side
 
 __all__ = ["CAPTIONS", "EncodeReport", "encode_folder"]
@@ -113,11 +113,13 @@ def encode_folder(
     items, notes = _list_inputs(root, captions)
     listing = json.dumps([[item.key, item.caption, item.label] for item in items])
     inputs = Inputs(len(items), shard_size, digest(listing.encode()))
-    worker = Worker(tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, device)
+    encoder = ShardEncoder(
+        tokenizer, _store_spec(tokenizer.spec, preprocess, items, root), preprocess, batch_size, device
+    )
     made_by = fingerprint or fingerprint_of(tokenizer)  # before it computes anything, which may fill caches
     codebook_VD, quantizer = codebook_of(tokenizer, device), rebuilt_quantizer(tokenizer, device)
-    with StoreWriter(out, worker.spec, made_by, preprocess, codebook_VD, inputs, quantizer) as writer:
-        counts = _write_missing(writer, worker, items, inputs, progress)
+    with StoreWriter(out, encoder.spec, made_by, preprocess, codebook_VD, inputs, quantizer) as writer:
+        counts = _write_missing(writer, encoder, items, inputs, progress)
         records = list(writer.records.values())
     refused = [item for record in records for item in record["quarantined"]]
     if len(refused) == len(items):
@@ -134,7 +136,7 @@ def encode_folder(
 
 def _write_missing(
     writer: StoreWriter,
-    worker: Worker,
+    encoder: ShardEncoder,
     items: Sequence[Input],
     inputs: Inputs,
     progress: Callable[[int, int], None] | None,
@@ -146,7 +148,7 @@ def _write_missing(
         if index in writer.records:
             counts["skipped"] += len(chosen)
         else:
-            tokens, rows, refused = worker.encode(chosen)
+            tokens, rows, refused = encoder.encode(chosen)
             writer.write_shard(index, tokens, rows, refused)
             counts["encoded"] += len(rows)
             counts["quarantined"] += len(refused)

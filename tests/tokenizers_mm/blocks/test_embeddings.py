@@ -7,7 +7,7 @@ import torch
 
 from tokenizers_mm.blocks.patches import PatchEmbed, PatchUnembed, patchify, unpatchify
 from tokenizers_mm.blocks.positions import grid_positions, sincos
-from tokenizers_mm.blocks.timestep import TimeEmbedding, timestep_embedding
+from tokenizers_mm.blocks.time_embedding import TimeEmbedding, timestep_embedding
 
 
 @pytest.mark.parametrize("scale", [1000.0, 1.0])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tokenizers_mm.blocks.paths import velocity
+from tokenizers_mm.blocks.rectified_flow import velocity
 from tokenizers_mm.blocks.solvers import SOLVERS, solve
 
 

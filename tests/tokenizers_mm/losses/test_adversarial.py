@@ -22,7 +22,7 @@ from tokenizers_mm.losses.adversarial import (
     lecam_penalty,
     r1_penalty,
 )
-from tokenizers_mm.losses.adversary import AdversarialConfig, Adversary
+from tokenizers_mm.losses.discriminator_training import AdversarialConfig, Adversary
 from tokenizers_mm.nets.discriminators import FeatureConfig, PatchConfig, build_discriminator
 
 KINDS: tuple[Any, ...] = ("hinge", "non_saturating", "vanilla")

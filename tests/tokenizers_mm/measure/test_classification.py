@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tokenizers_mm.data.labelled import Labelled
 from tokenizers_mm.measure.classification import Classification, cross_validate
-from tokenizers_mm.measure.classifiers import linear_probe, nearest_neighbours, pooled_features
+from tokenizers_mm.measure.probes import linear_probe, nearest_neighbours, pooled_features
 
 
 def blobs(count: int, noise: float, classes: int = 4, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.config import ConfigError, parse
-from tokenizers_mm.losses.adversary import AdversarialConfig
+from tokenizers_mm.losses.discriminator_training import AdversarialConfig
 from tokenizers_mm.nets.discriminators import FeatureConfig, PatchConfig, build_discriminator
 from tokenizers_mm.towers.lite0 import lite0_network
 

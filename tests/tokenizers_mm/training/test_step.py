@@ -18,8 +18,8 @@ import tokenizers_mm
 from recipes.programs.train import _GeneratorObjective
 from tokenizers_mm import AutoencoderConfig, Tokens, build_autoencoder
 from tokenizers_mm.data.sources import ImageArrays
-from tokenizers_mm.losses.adversary import AdversarialConfig, Adversary
 from tokenizers_mm.losses.alignment import Alignment, AlignmentConfig
+from tokenizers_mm.losses.discriminator_training import AdversarialConfig, Adversary
 from tokenizers_mm.nets.conv import ConvConfig
 from tokenizers_mm.nets.discriminators import PatchConfig, build_discriminator
 from tokenizers_mm.semantics import Semantics

@@ -1,4 +1,4 @@
-// 3x3 convolution by transforms (transforms.h) and matrix products.
+// 3x3 convolution by transforms (winograd.h) and matrix products.
 //
 // Inputs are normalised, passed through SiLU and transformed; products are transformed back, bias and residual added.
 // Few weights are all transformed first; then every thread takes a RECTANGLE of tiles at a time through all of this.

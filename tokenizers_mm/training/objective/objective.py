@@ -21,7 +21,7 @@ from tokenizers_mm.losses.contrastive import contrastive
 from tokenizers_mm.models import Autoencoder
 from tokenizers_mm.semantics import Semantics
 from tokenizers_mm.training import Mean, Objective
-from tokenizers_mm.training.objective.balance import Balance
+from tokenizers_mm.training.objective.adaptive_weights import Balance
 from tokenizers_mm.training.objective.config import ObjectiveConfig
 from tokenizers_mm.training.objective.cut import Cut, Scale, cut
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from tokenizers_mm import AutoencoderConfig, build_autoencoder
 from tokenizers_mm.data.sources import Examples, ImageArrays, draws_for
-from tokenizers_mm.losses.adversary import AdversarialConfig, Adversary
 from tokenizers_mm.losses.alignment import Alignment, AlignmentConfig
+from tokenizers_mm.losses.discriminator_training import AdversarialConfig, Adversary
 from tokenizers_mm.losses.perceptual import Perceptual, feature_distance
 from tokenizers_mm.models.semantic_head import SemanticConfig
 from tokenizers_mm.nets.conv import ConvConfig
@@ -23,7 +23,7 @@ from tokenizers_mm.towers import NGramTextConfig, TowerConfig
 from tokenizers_mm.training.config import TrainConfig
 from tokenizers_mm.training.loop import train
 from tokenizers_mm.training.objective import ObjectiveConfig, TokenizerObjective
-from tokenizers_mm.training.objective.balance import Balance
+from tokenizers_mm.training.objective.adaptive_weights import Balance
 from tokenizers_mm.training.objective.freeze import freeze
 from tokenizers_mm.training.step import DivergenceError
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tokenizers_mm.data.labelled import Labelled
-from tokenizers_mm.measure.probing import ProbeData, probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.measure.protocol import Measurement, Protocol
+from tokenizers_mm.measure.semantic_figures import ProbeData, probe_figures, teacher_figures, zero_shot_figures
 from tokenizers_mm.towers import TowerConfig, build_tower
 
 CLASSES = ("red", "green", "blue")

@@ -19,7 +19,6 @@ __all__ = [
     "CLASSES",
     "CSV",
     "Table",
-    "find_table",
     "read_caption",
     "read_classes",
     "read_table",
@@ -28,11 +27,6 @@ __all__ = [
 
 CAPTIONS, CSV, CLASSES = "captions.jsonl", "captions.csv", "classes.json"
 Table = dict[str, dict[str, Any]]  # image -> what is said about it
-
-
-def find_table(root: Path) -> Path | None:
-    """The file with all captions, where there is one."""
-    return next((root / name for name in (CAPTIONS, CSV) if (root / name).exists()), None)
 
 
 def read_table(root: Path, path: Path, keys: Sequence[str]) -> Table:

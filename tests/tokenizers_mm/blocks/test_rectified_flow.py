@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tokenizers_mm.blocks.paths import (
+from tokenizers_mm.blocks.rectified_flow import (
     TIME_DENSITIES,
     interpolate,
     sample_times,

@@ -20,7 +20,7 @@ from tokenizers_mm.data import ImageError, Preprocess, decode, to_tensor
 from tokenizers_mm.runtime import is_text
 from tokenizers_mm.store.shards import Quarantined, Row, digest
 
-__all__ = ["Input", "Worker", "load_input"]
+__all__ = ["Input", "ShardEncoder", "load_input"]
 
 Fate = ValueError | None  # why an image has no tokens
 
@@ -36,7 +36,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Worker:
+class ShardEncoder:
     """Encodes the inputs of one shard. `spec` is that of the store."""
 
     tokenizer: Tokenizer

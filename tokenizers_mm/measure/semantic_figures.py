@@ -17,7 +17,7 @@ from tokenizers_mm.api import Tokenizer
 from tokenizers_mm.data import Labelled
 from tokenizers_mm.measure.alignment import alignment
 from tokenizers_mm.measure.classification import Classification, CrossValidation, cross_validate
-from tokenizers_mm.measure.classifiers import linear_probe, nearest_neighbours, pooled_features
+from tokenizers_mm.measure.probes import linear_probe, nearest_neighbours, pooled_features
 from tokenizers_mm.measure.protocol import Measurement, Protocol
 from tokenizers_mm.measure.zero_shot import TEMPLATES, class_texts, zero_shot
 from tokenizers_mm.semantics import Semantics, semantics_of
