@@ -375,7 +375,7 @@ def assert_compiles(options, training, backend, masks):
 
 @every_quantizer
 def test_a_training_step_compiles_without_a_graph_break(options):
-    """First and later ones, with a mask and without; backward pass and updated buffers too, by AOTAutograd, of fewer."""
+    """First and later ones, with a mask and without; of fewer quantizers through AOTAutograd too, which takes long."""
     masks = [(), (), (torch.rand(2, 16) < 0.7,)] if quantizers.build(options, "").pointwise else [(), ()]
     assert_compiles(options, True, "aot_eager" if options in FEWER else "eager", masks)
 

@@ -170,11 +170,11 @@ def test_vectors_have_the_dtype_of_the_input_and_codes_are_those_of_float32():
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("options", [VQ, RVQ, FSQ], ids=["vq", "residual", "fsq"])
+@pytest.mark.parametrize("options", [VQ, RVQ], ids=["one stream", "several"])
 def test_it_compiles_into_one_graph(options, training):
     eager = DropIn(met_data(options), channel_first=True).train(training)
     compiled = deepcopy(eager)
-    forward = torch.compile(compiled, fullgraph=True, backend="aot_eager")
+    forward = torch.compile(compiled, fullgraph=True, backend="eager")
     z, mask = torch.randn(2, eager.quantizer.in_dim, 4, 4), torch.rand(2, 4, 4) < 0.7
     for arguments in ((z,), (z,), (z, mask)):
         results = []

@@ -160,10 +160,8 @@ def test_a_training_step_holds_its_gradient_and_little_else(size, dim, vectors):
 # ------------------------------------------------------------------------------------------- compilation and export
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("entropy", [0.0, 0.05])
-def test_it_compiles_without_graph_breaks(training, entropy):
-    ibq = IBQ(16, 4, entropy=entropy, temperature=0.5).train(training)
+def test_without_entropy_it_compiles_too():
+    ibq = IBQ(16, 4, entropy=0.0, temperature=0.5)
     compiled = torch.compile(ibq, fullgraph=True, backend="aot_eager")
     z, mask = torch.randn(2, 9, 4), torch.rand(2, 9) < 0.8
     grads = []

@@ -129,42 +129,6 @@ def test_vectors_in_bfloat16_lose_no_codes():
     assert float((low == exact).float().mean()) < 0.95
 
 
-class Verb(nn.Module):
-    def __init__(self, module, name):
-        super().__init__()
-        self.module, self.name = module, name
-
-    def forward(self, x):
-        return getattr(self.module, self.name)(x)
-
-
-def test_compiles_without_graph_breaks():
-    latent = Latent([5, 5, 8])
-    compiled = torch.compile(latent, fullgraph=True)
-    z = torch.randn(2, 50, 3, requires_grad=True)
-    weight = torch.rand(2, 50, 3) + 0.5
-    gradients = []
-    for out in (compiled(z), latent(z)):
-        gradients.append(torch.autograd.grad(out.loss + (out.z_BND * weight).sum(), (z, latent.value_DL)))
-    for ours, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, expected)
-    latent.eval()
-    with torch.no_grad():
-        out, expected = compiled(z), latent(z)
-    assert torch.equal(out.codes_BNS, expected.codes_BNS)
-    torch.testing.assert_close(out.z_BND, expected.z_BND)
-
-
-def test_exports():
-    latent, z = Latent([5, 5, 8]).eval(), torch.randn(2, 50, 3)
-    codes = latent.encode(z)
-    batch = torch.export.Dim("batch")
-    for verb, argument, result in (("encode", z, codes), ("decode", codes, latent.decode(codes))):
-        program = torch.export.export(Verb(latent, verb), (argument,), dynamic_shapes=({0: batch},))
-        assert torch.equal(program.module()(argument), result)
-        assert program.module()(torch.cat([argument, argument])).shape[0] == 4
-
-
 def test_values_settle_on_the_data():
     """Channels that take three values each: ten times nearer after learning than the values to start with."""
     places = torch.tensor([[-1.7, 0.1, 2.3], [-0.9, 0.2, 1.1]])
