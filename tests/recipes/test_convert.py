@@ -29,7 +29,7 @@ def tmm(*arguments, status=0):
 @pytest.fixture(scope="module")
 def public(tmp_path_factory):
     """An SD-shaped file under its public names, with what training leaves beside it."""
-    net = ConvConfig(channels=32, multipliers=(1, 2, 4, 4), blocks=1)
+    net = ConvConfig(channels=32, multipliers=(1, 2, 4, 4))
     config = AutoencoderConfig(image_size=(32, 32), net=net, bottleneck={"kind": "gaussian", "dim": 4}, z_channels=4)
     model = build_autoencoder(config).eval()
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("latent_")}

@@ -94,7 +94,7 @@ class Reading:
             state=state,
             statistics=self.reader.statistics(self.given) or row.statistics,
             ignored=(*_counted(map(_outermost, outside)), *_counted(f"*.{key.split('.')[-2]}.*" for key in parts)),
-            where=f"{self.given.where}, read as {row.name}",
+            where=f"{self.given.where}, read as {row.name} (family= or config= may say otherwise)",
             **others,
         )
 

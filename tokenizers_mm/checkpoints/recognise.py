@@ -74,7 +74,7 @@ def _parsed(candidate: Candidate, where: Path | str, named: str | None, about: O
             reading = read_by(reader, naming, candidate.state, about, place)
             _ = reading.options
         except CheckpointError as error:
-            errors.append(error)
+            errors.append(CheckpointError(f"{error} (names are those of {naming.name})"))
         else:
             readings.append(reading)
     if not readings:

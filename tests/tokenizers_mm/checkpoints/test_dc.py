@@ -147,8 +147,8 @@ def test_shapes_alone_tell_the_published_layouts(name: str) -> None:
         assert options(state) == options(state, config)
 
 
-def test_shapes_tell_kernels_heads_and_an_empty_last_level() -> None:
-    config = published(4, [16, 32, 32, 32], [1, 2, 1, 0], [2, 1, 1, 0]) | {
+def test_shapes_tell_kernels_and_heads() -> None:
+    config = published(4, [16, 32, 32, 32], [1, 2, 1, 1], [2, 1, 1, 1]) | {
         "attention_head_dim": 8,
         "encoder_block_types": [RES, VIT, VIT, VIT],
         "encoder_qkv_multiscales": [[], [3, 7], [], []],
@@ -159,8 +159,8 @@ def test_shapes_tell_kernels_heads_and_an_empty_last_level() -> None:
     assert found["scales"][:3] == [[], [3, 7], []]
     assert found["head_width"] == 8
     assert (found["image_channels"], found["downsample"], found["upsample"]) == (1, "conv", "shuffle")
-    assert (found["widths"], found["layers"]) == ([16, 32, 32, 32], [1, 2, 1, 0])
-    assert (found["decoder_widths"], found["decoder_layers"]) == ([16, 32, 32, 32], [2, 1, 1, 0])
+    assert (found["widths"], found["layers"]) == ([16, 32, 32, 32], [1, 2, 1, 1])
+    assert (found["decoder_widths"], found["decoder_layers"]) == ([16, 32, 32, 32], [2, 1, 1, 1])
 
 
 def test_config_json_round_trip(tmp_path: Any) -> None:
@@ -365,7 +365,7 @@ BLOCK = "decoder.up_blocks.1.1.norm.weight"
         (None, {BLOCK: (15,)}, f"{BLOCK} (15,) (expected (32,))"),
         (None, {"encoder.extra.weight": (1,)}, "unexpected keys: encoder.extra.weight"),
         (None, {"encoder.conv_out.weight": None}, "no encoder.conv_out.weight"),
-        (None, {"decoder.conv_in.weight": None}, "no decoder.conv_in.weight"),
+        (None, {"decoder.conv_in.weight": None}, "missing keys: decoder.conv_in.weight"),
         (None, {"decoder.up_blocks": None}, "no decoder.up_blocks.*"),
     ],
 )

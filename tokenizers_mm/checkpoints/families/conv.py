@@ -118,7 +118,7 @@ def options(given: Contents, codebook: str = CODEBOOK) -> dict[str, Any]:
     if before[0] != channels or after[1] != dim:
         raise CheckpointError(
             f"{where}: {before[0]} channels go into the bottleneck, {dim} channels wide, and {after[1]} into the "
-            f"decoder; expected {channels} and {dim}: these tensors are not of one tokenizer"
+            f"decoder; expected {channels} and {dim}: not one tokenizer's file, or not whole"
         )
     stacked = shapes.get("bn.running_mean", (dim,))[0]
     patch = round((stacked / dim) ** 0.5)
@@ -142,7 +142,8 @@ def _net(given: Contents) -> dict[str, Any]:
     up_widths, up_blocks, up_attention = _side(given, "decoder.up")
     if len(widths) != len(up_widths):
         raise CheckpointError(
-            f"{given.where}: {len(widths)} levels in the encoder, {len(up_widths)} in the decoder; expected as many"
+            f"{given.where}: {len(widths)} levels in the encoder, {len(up_widths)} in the decoder; expected as many; "
+            "copy it again"
         )
     wide = [shape for key, shape in given.shapes.items() if key.endswith(".nin_shortcut.weight")]
     net: dict[str, Any] = {

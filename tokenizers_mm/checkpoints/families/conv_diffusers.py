@@ -32,7 +32,8 @@ def options(given: Contents) -> dict[str, Any]:
         around = [name for name in ("quant_conv", "post_quant_conv") if found[name]]
         if len(around) == 1:  # only diffusers' classes can have one of them, and say so
             raise CheckpointError(
-                f"{given.where}: {around[0]} alone; expected quant_conv and post_quant_conv, or neither"
+                f"{given.where}: {around[0]} alone: expected quant_conv and post_quant_conv, or none; copy it again, "
+                "or give the config.json of its class in diffusers"
             )
         return found
     downsampling = 2 ** (len(found["net"]["multipliers"]) - 1) * found["latent_patch"]

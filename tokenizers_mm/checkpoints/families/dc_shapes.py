@@ -29,10 +29,9 @@ def net_of(given: Contents) -> tuple[dict[str, Any], int]:
     SiLU in the models whose decoder has no attention, these and DC-AE-Lite).
     """
     shapes = given.shapes
-    z, last = given.shape("encoder.conv_out.weight")[:2]
+    z = given.shape("encoder.conv_out.weight")[0]
     image = (shapes.get("encoder.conv_in.conv.weight") or given.shape("encoder.conv_in.weight"))[1]
-    encoder = _levels(given, "encoder.down_blocks", last)
-    decoder = _levels(given, "decoder.up_blocks", given.shape("decoder.conv_in.weight")[0])
+    encoder, decoder = _levels(given, "encoder.down_blocks"), _levels(given, "decoder.up_blocks")
     mixes = [shape for key, shape in shapes.items() if key.endswith(".to_qkv_multiscale.0.proj_out.weight")]
     shortcuts = any(level.block == "attention" for level in encoder)
     down = _resampler(shapes, "encoder.down_blocks.0") or shapes.get("encoder.conv_in.conv.weight")
@@ -58,16 +57,16 @@ def net_of(given: Contents) -> tuple[dict[str, Any], int]:
     }, z
 
 
-def _levels(given: Contents, prefix: str, last_width: int) -> list[_Level]:
-    """Levels of one side; a level that resamples has a coarser one after it, even if no weight belongs to that one."""
+def _levels(given: Contents, prefix: str) -> list[_Level]:
+    """Levels of one side. A coarsest one without blocks, which no published model has, is not told from a lost one."""
     indices = given.numbers(rf"{re.escape(prefix)}\.(\d+)\.")
     if not indices:
         raise CheckpointError(f"{given.where}: no {prefix}.* (in our names): not a whole DC-AE; copy it again")
-    levels = [_level(given.shapes, f"{prefix}.{index}") for index in range(max(indices) + 1)]
+    levels = [_level(given.shapes, f"{prefix}.{index}") for index in range(indices[-1] + 1)]
     if levels[0].layers == 0 and len(levels) > 1:
         levels[0] = levels[1]._replace(width=levels[1].width // 2, layers=0, block="residual", scales=())
-    if _resampler(given.shapes, f"{prefix}.{max(indices)}"):
-        levels.append(levels[-1]._replace(width=last_width, layers=0))
+    if _resampler(given.shapes, f"{prefix}.{indices[-1]}"):
+        raise CheckpointError(f"{given.where}: no {prefix}.{indices[-1] + 1}.*: give its config.json, or copy it again")
     return levels
 
 

@@ -24,7 +24,14 @@ _BY_ANGLE = {**conv.TRAINED, "metric": "cosine"}
 READER = Reader(
     namings=(Naming(name="llamagen", signature=(r"encoder\.conv_blocks\.0\.res\.0\.norm1\.weight",), names=_NAMES),),
     options=conv.options,
-    needs={**conv.LDM_NEEDS, **conv.DEPTH, "bottleneck.kind": "vq", "net.attention_levels": frozenset({(3,), (4,)})},
+    needs={
+        **conv.LDM_NEEDS,
+        **conv.DEPTH,
+        "bottleneck.kind": "vq",
+        "quant_conv": 1,
+        "post_quant_conv": 1,
+        "net.attention_levels": frozenset({(3,), (4,)}),
+    },
     dropped=(
         *conv.LEFT,
         r"quantize\.codebook_used",

@@ -26,6 +26,8 @@ READER = Reader(
     options=conv.options,
     needs={
         "bottleneck.kind": "bits",
+        "quant_conv": 0,
+        "post_quant_conv": 0,
         "net.modulation": True,
         "net.attention_levels": (),
         "net.decoder_attention_levels": None,

@@ -38,7 +38,14 @@ READER = Reader(
         ),
     ),
     options=_options,
-    needs={**conv.LDM_NEEDS, **conv.DEPTH, "bottleneck.inner.kind": "vq", "net.attention_levels": (4,)},
+    needs={
+        **conv.LDM_NEEDS,
+        **conv.DEPTH,
+        "bottleneck.inner.kind": "vq",
+        "quant_conv": 3,
+        "post_quant_conv": 3,
+        "net.attention_levels": (4,),
+    },
     dropped=(
         *conv.LEFT,
         r"quantize\.ema_vocab_hit_SV",
