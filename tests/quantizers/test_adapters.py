@@ -1,6 +1,7 @@
 """Modules of vector-quantize-pytorch and quantizers of ours give the same codes and vectors, in both directions."""
 
 import json
+from copy import deepcopy
 
 import pytest
 import torch
@@ -137,15 +138,20 @@ def native_id(case):
 every_native = pytest.mark.parametrize("case", NATIVE, ids=native_id)
 
 
-def trained(case, as_sequence, steps=3):
-    """A module after some training batches, in evaluation, and vectors for it."""
+KEPT = {}
+
+
+def trained(case, as_sequence):
+    """A module after three training batches, in evaluation, and vectors for it; a copy of what was trained once."""
     _, name, options = case
-    torch.manual_seed(0)
-    module = getattr(peer, name)(**options)
-    dim = from_vector_quantize_pytorch(module).in_dim
-    for _ in range(0 if name == "ResidualVQ" and module.accept_image_fmap else steps):
-        as_sequence(module, torch.randn(4, 100, dim))
-    return module.eval(), 0.7 * torch.randn(3, 100, dim)
+    if id(case) not in KEPT:
+        torch.manual_seed(0)
+        module = getattr(peer, name)(**options)
+        dim = from_vector_quantize_pytorch(module).in_dim
+        for _ in range(0 if name == "ResidualVQ" and module.accept_image_fmap else 3):
+            as_sequence(module, torch.randn(4, 100, dim))
+        KEPT[id(case)] = module.eval(), 0.7 * torch.randn(3, 100, dim)
+    return deepcopy(KEPT[id(case)])
 
 
 def expected(module, z, as_sequence):
@@ -232,7 +238,7 @@ def test_its_state_dict_loads(case, as_sequence):
 
 @every_native
 def test_a_state_dict_that_does_not_fit_is_refused_by_key(case, as_sequence):
-    module, _ = trained(case, as_sequence, steps=1)
+    module, _ = trained(case, as_sequence)
     quantizer = from_vector_quantize_pytorch(module)
     before = {key: tensor.clone() for key, tensor in quantizer.state_dict().items()}
     state = module.state_dict()
