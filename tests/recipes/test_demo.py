@@ -33,7 +33,7 @@ def test_a_folder_with_something_else_is_not_touched(tmp_path):
 
 def one_process(jobs, log_folder):
     """The first job as the demo runs it; the others, which would only import torch again, in this process."""
-    seconds = run_jobs(jobs[:1], log_folder)
+    seconds = run_jobs(jobs[:1], log_folder, cores=1)
     for job in jobs[1:]:
         result = CliRunner().invoke(cli.app, list(job.arguments), catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -43,6 +43,8 @@ def one_process(jobs, log_folder):
 
 def test_the_quick_demo_goes_all_the_way(tmp_path, small_photos, monkeypatch):
     monkeypatch.setattr(run, "run_jobs", one_process)
+    monkeypatch.setattr(run, "_QUICK_IMAGES", 64)
+    monkeypatch.setattr("recipes.programs.train._CALIBRATION_IMAGES", 64)
     page = run_demo(tmp_path / "demo", quick=True)
     assert page == tmp_path / "demo" / "index.html"
     html = page.read_text()
