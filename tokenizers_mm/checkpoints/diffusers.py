@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenizers_mm.checkpoints.assembled import assembled
-from tokenizers_mm.checkpoints.families import DiffusersClass, Family, Naming, Needs, Reader, agree, diffusers_classes
+from tokenizers_mm.checkpoints.families import DiffusersClass, Family, Naming, Reader, agree, diffusers_classes, needs
 from tokenizers_mm.checkpoints.parsed import Parsed, Reading, read_by
 from tokenizers_mm.config import ConfigError, parse
 from tokenizers_mm.models import Autoencoder, AutoencoderConfig
@@ -119,7 +119,7 @@ def _check(reading: Reading, known: DiffusersClass) -> None:
         raise CheckpointError(str(error)) from error
     assert known.describe is not None
     entries = known.describe(
-        config, Needs(lambda text: CheckpointError(f"{given.where}: {text}; these are not its weights"))
+        config, needs(lambda text: CheckpointError(f"{given.where}: {text}; these are not its weights"))
     )
     for name, value in given.about.items():
         if name not in entries and name not in known.idle and not name.startswith("_"):
@@ -137,13 +137,14 @@ def _family(reading: Reading, known: DiffusersClass) -> Family:
     """
     reader, options, where = reading.reader, reading.options, reading.given.where  # a wrong structure is told first
     measured = reader.statistics(reading.given)
-    told = {"net.image_channels"} if {"in_channels", "input_channels"} & reading.given.about.keys() else set()
+    channels = reading.given.about.get("in_channels", reading.given.about.get("input_channels"))
+    told = {"net": {"image_channels": channels}}
     for row in reader.families:
         published = measured is not None and isinstance(measured[0], float) and measured == row.statistics
-        if published and row.is_typical(options) and not reading.misfits(row, told=told):
+        if published and row.is_typical(options) and not reading.misfits(row, told):
             return row
     row = next(row for row in reader.families if row.name == known.family)
-    if reasons := reading.misfits(row, told=told):
+    if reasons := reading.misfits(row, told):
         raise CheckpointError(f"{where}: not recognised as {row.name}: {'; '.join(reasons)}; choose another")
     return row
 
@@ -151,7 +152,7 @@ def _family(reading: Reading, known: DiffusersClass) -> Family:
 def _described(tokenizer: Autoencoder, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """config.json and weights."""
     config, kind = tokenizer.config, tokenizer.bottleneck.kind
-    need = Needs(
+    need = needs(
         lambda text: CheckpointError(f"{folder}: {text}, so it cannot be written; use our own format (`save`)")
     )
     need("linear", config.linear, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -56,11 +56,11 @@ class Reading:
         """Raises `CheckpointError` where tensors are missing or contradict each other."""
         return self.reader.options(self.given)
 
-    def misfits(self, row: Family, prefix: str = "", told: Collection[str] = ()) -> list[str]:
+    def misfits(self, row: Family, told: Mapping[str, Any], prefix: str = "") -> list[str]:
         """What keeps this out of a family, in words; empty where it fits.
 
+        told    options that the caller states, which therefore are as they should be
         prefix  what precedes the keys in the file
-        told    dotted names of options that the caller states, which therefore are as they should be
         """
         found = []
         if row.namings and self.naming.name not in row.namings:
@@ -69,7 +69,7 @@ class Reading:
             found.append(f"keys start with {prefix!r}, not {row.prefix!r}")
         for name, value in {"net.image_channels": _IMAGE_CHANNELS, **self.reader.needs, **row.needs}.items():
             here, allowed = option(self.options, name), value if isinstance(value, frozenset) else (value,)
-            if here not in allowed and name not in told:
+            if here not in allowed and option(told, name) is None:
                 found.append(f"{name} is {here}, not {' or '.join(sorted(map(str, allowed)))}")
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from tokenizers_mm.checkpoints import unsupported
 from tokenizers_mm.checkpoints.families import Family, check_family, known_families, option, readers
 from tokenizers_mm.checkpoints.parsed import Parsed, Reading, read_by
 from tokenizers_mm.checkpoints.unwrap import Candidate, candidates, preferred
-from tokenizers_mm.weights import CheckpointError
+from tokenizers_mm.weights import CheckpointError, some
 
 Options: TypeAlias = Mapping[str, Any]
 
@@ -45,8 +45,8 @@ def recognise(
         )
     if not found:
         raise CheckpointError(
-            f"{where}: no image tokenizer found: none of its {len(tensors)} keys ({_some(tensors)}) is an encoder's "
-            f"first layer (encoder.conv_in.weight); expected one of {_names()}"
+            f"{where}: no image tokenizer found: none of its {len(tensors)} keys ({some(list(tensors), 3)}) is an "
+            f"encoder's first layer (encoder.conv_in.weight); expected one of {_names()}"
         )
 
     def first(averaged: bool) -> Parsed:
@@ -80,7 +80,7 @@ def _parsed(candidate: Candidate, where: Path | str, named: str | None, about: O
     if not readings:
         raise errors[0] if errors else CheckpointError(_unknown_naming(candidate.state, place))
     keys = [*candidate.beside, *candidate.state, *(candidate.prefix + key for key in candidate.state)]
-    row, reading, rivals = _family(readings, candidate.prefix, keys, named, set(_dotted(config)))
+    row, reading, rivals = _family(readings, candidate.prefix, keys, named, config)
     parsed = reading.parsed(row, config, beside=candidate.beside, prefix=candidate.prefix, rivals=rivals)
     for key, value in parsed.state.items():
         parsed.state[key] = value.contiguous()  # a part of a kernel: a copy lets the file's pages go
@@ -88,11 +88,11 @@ def _parsed(candidate: Candidate, where: Path | str, named: str | None, about: O
 
 
 def _family(
-    readings: list[Reading], prefix: str, keys: list[str], named: str | None, told: Collection[str]
+    readings: list[Reading], prefix: str, keys: list[str], named: str | None, told: Options
 ) -> tuple[Family, Reading, tuple[Family, ...]]:
     """The family that fits best, its reading, and the families that fit as well but would give something else."""
     rows = [(row, one) for one in readings for row in one.reader.families if named in (None, row.name)]
-    tried = [(row, one, one.misfits(row, prefix, told)) for row, one in rows]
+    tried = [(row, one, one.misfits(row, told, prefix)) for row, one in rows]
     fits = [(row, one) for row, one, why in tried if not why and (named or row.is_proved(one.options, keys))]
     if not fits:
         namings = sorted({one.naming.name for one in readings})
@@ -119,7 +119,7 @@ def _unknown_naming(keys: Collection[str], place: str) -> str:
     missing = ", ".join(pattern.replace("\\", "") for pattern in nearest.missing(keys))
     return (
         f"{place}: not recognised; nearest are the names of {nearest.name}, which have {missing}; found "
-        f"{_some(keys)}; give a whole autoencoder's file"
+        f"{some(list(keys), 3)}; give a whole autoencoder's file"
     )
 
 
@@ -132,18 +132,5 @@ def _tensors(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, T
             yield from _tensors(value, f"{prefix}{key}.")
 
 
-def _dotted(config: Options, prefix: str = "") -> Iterator[str]:
-    """Dotted names of the options in a nested mapping."""
-    for key, value in config.items():
-        yield prefix + key
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{prefix}{key}.")
-
-
 def _names() -> str:
     return ", ".join(sorted(row.name for row in known_families()))
-
-
-def _some(keys: Iterable[str], count: int = 3) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")

@@ -1,7 +1,7 @@
 from tokenizers_mm.checkpoints.families.diffusers_class import (
     DiffusersClass as DiffusersClass,
-    Needs as Needs,
     agree as agree,
+    needs as needs,
 )
 from tokenizers_mm.checkpoints.families.names import Names as Names
 from tokenizers_mm.checkpoints.families.reader import (

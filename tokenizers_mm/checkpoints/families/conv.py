@@ -83,19 +83,23 @@ DIFFUSERS = Naming(
     names=diffusers_names(),
 )
 
-# What the nets of latent diffusion have in common; a file of theirs that has something else is of another family.
-LDM_NET = {"middle_blocks": 2, "bias": True, "encoder_out": 3, "modulation": False, "block_input_skip": True}
-LDM_NEEDS: dict[str, Any] = {
-    **{f"net.{name}": value for name, value in LDM_NET.items()},
-    "net.downsample": frozenset({"corner", None}),  # None with a single level
-    "net.upsample": frozenset({"nearest", None}),
-}
+# What the nets of latent diffusion have in common; a file that has something else is of another family.
+LDM_NET: dict[str, Any] = {
+    "middle_blocks": 2, "bias": True, "encoder_out": 3, "modulation": False, "block_input_skip": True,
+    "downsample": frozenset({"corner", None}), "upsample": frozenset({"nearest", None}),  # None with a single level
+}  # fmt: skip
 # Depth of the published nets; general families take any, if the decoder has one block more at every level.
-DEPTH: dict[str, Any] = {"net.blocks": 2, "net.decoder_blocks": None, "net.decoder_attention_levels": None}
+DEPTH: dict[str, Any] = {"blocks": 2, "decoder_blocks": None, "decoder_attention_levels": None}
 # What training leaves beside a tokenizer: losses, and the teachers that it was aligned with.
 LEFT = (r"loss\..*", r"discriminator\..*", "logvar", "colorize", r"foundation_model\..*", r"linear_proj\..*")
 # Codebooks of public files were trained by gradients, and further training must not replace their rows.
 TRAINED = {"codebook": "gradient", "revive": 0.0}
+
+
+def needs(around: int | None = None, **net: Any) -> dict[str, Any]:
+    """Options that a file must have, for `Family`: kernel of the convolutions beside the bottleneck, and of the net."""
+    beside = {} if around is None else {"quant_conv": around, "post_quant_conv": around}
+    return beside | {f"net.{name}": value for name, value in net.items()}
 
 
 def options(given: Contents, codebook: str = CODEBOOK) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tokenizers_mm.checkpoints.families import conv, factors
-from tokenizers_mm.checkpoints.families.diffusers_class import Needs
+from tokenizers_mm.checkpoints.families.diffusers_class import Need
 from tokenizers_mm.checkpoints.families.reader import About, Contents
 from tokenizers_mm.weights import CheckpointError
 
@@ -49,7 +49,7 @@ def image_size(stated: Any, downsampling: int) -> list[int]:
     return [math.ceil(256 / downsampling) * downsampling] * 2
 
 
-def entries(config: AutoencoderConfig, ours: Any, need: Needs) -> dict[str, Any]:
+def entries(config: AutoencoderConfig, ours: Any, need: Need) -> dict[str, Any]:
     """Entries that the three classes share, of a tokenizer with the convolutional net `ours`."""
     for name, value in _FIXED.items():
         need(f"net.{name}", getattr(ours, name), value)
@@ -74,7 +74,7 @@ def entries(config: AutoencoderConfig, ours: Any, need: Needs) -> dict[str, Any]
     }
 
 
-def kl(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
+def kl(config: AutoencoderConfig, need: Need) -> dict[str, Any]:
     """config.json of AutoencoderKL, without factors."""
     before, after = around(config)
     need("quant_conv", before, 0, 1)
@@ -91,7 +91,7 @@ def is_plain(config: AutoencoderConfig) -> bool:
     return config.latent_patch == 1 and ours.decoder_widths == ours.widths
 
 
-def flux2(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
+def flux2(config: AutoencoderConfig, need: Need) -> dict[str, Any]:
     """config.json of AutoencoderKLFlux2, without the epsilon of its latent norm."""
     ours: Any = config.net
     return kl(config, need) | {
@@ -100,7 +100,7 @@ def flux2(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
     }
 
 
-def vq(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
+def vq(config: AutoencoderConfig, need: Need) -> dict[str, Any]:
     """config.json of VQModel."""
     before, after = around(config)
     need("bottleneck.metric", config.bottleneck.get("metric", "euclidean"), "euclidean")
@@ -112,12 +112,12 @@ def vq(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
     return entries(config, ours, need) | book
 
 
-def kl_tensors(tokenizer: Autoencoder, need: Needs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def kl_tensors(tokenizer: Autoencoder, need: Need) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Factors of the latents; they become latents_mean and latents_std where channels differ."""
     return factors.entries(tokenizer.latent_mean_D, tokenizer.latent_std_D), {}
 
 
-def flux2_tensors(tokenizer: Autoencoder, need: Needs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def flux2_tensors(tokenizer: Autoencoder, need: Need) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The latent norm, whose variance and epsilon make the square of the deviation."""
     import torch
 
@@ -138,7 +138,7 @@ def batch_statistics(state: Any, about: About) -> tuple[Tensor, Tensor]:
     return state["bn.running_mean"].float(), (state["bn.running_var"].float() + eps).sqrt()
 
 
-def vq_tensors(tokenizer: Autoencoder, need: Needs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def vq_tensors(tokenizer: Autoencoder, need: Need) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The codebook, whose rows a SimVQ computes."""
     bottleneck: Any = tokenizer.bottleneck
     return {"scaling_factor": 1.0}, {"quantize.embedding.weight": bottleneck.rows().detach()}

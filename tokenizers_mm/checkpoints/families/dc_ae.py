@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokenizers_mm.checkpoints.families import dc_shapes, factors
-from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Needs
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Need
 from tokenizers_mm.checkpoints.families.names import Names
 from tokenizers_mm.checkpoints.families.reader import Contents, Family, Naming, Reader, Statistics
 from tokenizers_mm.weights import CheckpointError
@@ -135,7 +135,7 @@ def _read(given: Contents) -> dict[str, Any]:
     return {"kind": "dc", **net}
 
 
-def _described(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
+def _described(config: AutoencoderConfig, need: Need) -> dict[str, Any]:
     """What config.json says of a tokenizer."""
     need("quant_conv", config.quant_conv, 0)
     need("post_quant_conv", config.post_quant_conv, 0, None)
@@ -144,7 +144,7 @@ def _described(config: AutoencoderConfig, need: Needs) -> dict[str, Any]:
     return {"latent_channels": config.z_channels, **entries}
 
 
-def _factor(tokenizer: Autoencoder, need: Needs) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _factor(tokenizer: Autoencoder, need: Need) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The one factor of the latents that AutoencoderDC has."""
     found = factors.entries(tokenizer.latent_mean_D, tokenizer.latent_std_D)
     need("latent_mean_D", found["shift_factor"] or found["latents_mean"] or 0, 0)

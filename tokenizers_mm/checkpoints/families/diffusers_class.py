@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tokenizers_mm.weights import CheckpointError
 
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from tokenizers_mm.models import Autoencoder, AutoencoderConfig
 
 
-class Needs:
-    """Whether a class of diffusers has words for options of ours."""
+Need: TypeAlias = Callable[..., None]
 
-    def __init__(self, refuse: Callable[[str], Exception]) -> None:
-        self.refuse = refuse
 
-    def __call__(self, name: str, found: Any, *allowed: Any) -> None:
-        """Raise what `refuse` makes of the reason, unless an option has one of the values that the class has."""
+def needs(refuse: Callable[[str], Exception]) -> Need:
+    """A function of (name, value, *values that a class of diffusers has), which raises `refuse(reason)` for others."""
+
+    def need(name: str, found: Any, *allowed: Any) -> None:
         if found not in allowed:
-            raise self.refuse(f"{name}={found!r} is none of {' or '.join(map(repr, allowed))}, which diffusers has")
+            raise refuse(f"{name}={found!r} is none of {' or '.join(map(repr, allowed))}, which diffusers has")
+
+    return need
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class DiffusersClass:
 
     when      entries of config.json that tell it from another of the same name, which has fewer
     family    the row that its files are of, unless another has the published scale and fits
-    describe  what config.json says of options of ours; raises, by `Needs`, for those that it has no word for. None
+    describe  what config.json says of options of ours; raises, by `need`, for those that it has no word for. None
               where the reader compares its config.json itself
     idle      entries of config.json that change nothing here, or that the reader uses itself
     net, bottlenecks, suits  which tokenizers are written as this class; none where `tensors` is None
@@ -42,12 +43,12 @@ class DiffusersClass:
     name: str
     when: Mapping[str, Any] = field(default_factory=dict)
     family: str
-    describe: Callable[[AutoencoderConfig, Needs], dict[str, Any]] | None = None
+    describe: Callable[[AutoencoderConfig, Need], dict[str, Any]] | None = None
     idle: Collection[str] = ()
     net: str = "conv"
     bottlenecks: tuple[str, ...] = ()
     suits: Callable[[AutoencoderConfig], bool] = lambda config: True
-    tensors: Callable[[Autoencoder, Needs], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
+    tensors: Callable[[Autoencoder, Need], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
 
     def is_class_of(self, about: Mapping[str, Any]) -> bool:
         """Whether this config.json is of this class."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenizers_mm.checkpoints.families import conv, conv_diffusers
-from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Needs
+from tokenizers_mm.checkpoints.families.diffusers_class import DiffusersClass, Need
 from tokenizers_mm.checkpoints.families.names import Names
 from tokenizers_mm.checkpoints.families.reader import Contents, Family, Naming, Reader
 from tokenizers_mm.weights import CheckpointError
@@ -79,7 +79,7 @@ def _options(given: Contents) -> dict[str, Any]:
     }
 
 
-def _described(config: Any, need: Needs) -> dict[str, Any]:
+def _described(config: Any, need: Need) -> dict[str, Any]:
     """config.json of a VQModel whose norms read the codes."""
     codes = {"num_vq_embeddings": config.bottleneck["size"], "vq_embed_dim": config.bottleneck["dim"]}
     return conv_diffusers.entries(config, config.net.spatial, need) | codes | {"norm_type": "spatial"}

@@ -35,18 +35,10 @@ READER = Reader(
     namings=(Naming(name="infinity", signature=_WRAPPED, names=_NAMES), conv.LDM),
     options=_options,
     needs={
-        **conv.LDM_NEEDS,
-        **conv.DEPTH,
-        "net.attention_levels": (),
+        **conv.needs(0, **conv.LDM_NET, **conv.DEPTH, attention_levels=(), middle_attention=False),
         "bottleneck.kind": "multiscale",
-        "quant_conv": 0,
-        "post_quant_conv": 0,
-        "net.middle_attention": False,
     },
-    dropped=(
-        *conv.LEFT,
-        r"quantizer?\.lfq\..*",
-    ),
+    dropped=(*conv.LEFT, r"quantizer?\.lfq\..*"),
     families=(
         Family(
             name="infinity",

@@ -10,17 +10,11 @@ from tokenizers_mm.checkpoints.families.reader import Contents, Family, Reader, 
 from tokenizers_mm.weights import CheckpointError
 
 _F8, _F16 = (1, 2, 4, 4), (1, 1, 2, 2, 4)
-_WITH, _WITHOUT = {"quant_conv": 1, "post_quant_conv": 1}, {"quant_conv": 0, "post_quant_conv": 0}
-_SD = {
-    "latent_patch": 1,
-    "net.multipliers": _F8,
-    "net.decoder_multipliers": None,
-    "net.attention_levels": (),
-    "net.middle_attention": True,
-    **conv.DEPTH,
-}
+_SD: dict[str, Any] = {
+    **conv.DEPTH, "multipliers": _F8, "decoder_multipliers": None, "attention_levels": (), "middle_attention": True,
+}  # fmt: skip
+_F16_NET = _SD | {"multipliers": _F16, "attention_levels": (4,)}
 _ORDINARY = ("ldm", "diffusers")
-_PLAIN_DECODER = {"net.decoder_attention_levels": ()}
 _LARGE = {"image_size": (1024, 1024)}
 _MIT = "MIT"
 _APACHE: dict[str, Any] = {"code_licence": "Apache-2.0", "weights_licence": "Apache-2.0"}
@@ -42,7 +36,7 @@ READER = Reader(
     namings=(conv.INSIDE, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
     statistics=_statistics,
-    needs={**conv.LDM_NEEDS, "bottleneck.kind": "gaussian", "net.decoder_blocks": None},
+    needs={**conv.needs(**conv.LDM_NET, decoder_blocks=None), "bottleneck.kind": "gaussian"},
     dropped=(*conv.LEFT, r"bn\..*"),
     families=(
         Family(
@@ -50,7 +44,7 @@ READER = Reader(
             title="Stable Diffusion VAE, f8 with 4 channels",
             paper="https://arxiv.org/abs/2112.10752",
             namings=_ORDINARY,
-            needs={**_WITH, **_SD, "bottleneck.dim": 4},
+            needs={**conv.needs(1, **_SD), "bottleneck.dim": 4, "latent_patch": 1},
             marks=(r"first_stage_model\.", r"cond_stage_model\."),
             scale=0.18215,
             code_licence=_MIT,
@@ -63,7 +57,7 @@ READER = Reader(
             title="Stable Diffusion XL VAE, f8 with 4 channels",
             paper="https://arxiv.org/abs/2307.01952",
             namings=_ORDINARY,
-            needs={**_WITH, **_SD, "bottleneck.dim": 4},
+            needs={**conv.needs(1, **_SD), "bottleneck.dim": 4, "latent_patch": 1},
             marks=(r"first_stage_model\.", r"conditioner\."),
             config=_LARGE,
             scale=0.13025,
@@ -77,7 +71,7 @@ READER = Reader(
             title="FLUX.1 autoencoder, f8 with 16 channels; Bagel's is the same file",
             paper="https://github.com/black-forest-labs/flux",
             namings=_ORDINARY,
-            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
+            needs={**conv.needs(0, **_SD), "bottleneck.dim": 16, "latent_patch": 1},
             typical={"bottleneck.dim": 16},
             config=_LARGE,
             scale=0.3611,
@@ -90,7 +84,7 @@ READER = Reader(
             title="Stable Diffusion 3 VAE, f8 with 16 channels",
             paper="https://arxiv.org/abs/2403.03206",
             namings=_ORDINARY,
-            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
+            needs={**conv.needs(0, **_SD), "bottleneck.dim": 16, "latent_patch": 1},
             marks=(r"first_stage_model\.", r"model\.diffusion_model\.joint_blocks\."),
             typical={"bottleneck.dim": 16},
             config=_LARGE,
@@ -106,7 +100,7 @@ READER = Reader(
             title="Bagel's autoencoder: FLUX.1's, whose posterior Bagel samples",
             paper="https://arxiv.org/abs/2505.14683",
             namings=("ldm",),
-            needs={**_WITHOUT, **_SD, "bottleneck.dim": 16},
+            needs={**conv.needs(0, **_SD), "bottleneck.dim": 16, "latent_patch": 1},
             config=_LARGE,
             scale=0.3611,
             shift=0.1159,
@@ -139,7 +133,7 @@ READER = Reader(
             title="VA-VAE, f16 aligned with DINOv2",
             paper="https://arxiv.org/abs/2501.01423",
             namings=("ldm",),
-            needs={**_WITH, **_SD, "net.multipliers": _F16, "net.attention_levels": (4,)},
+            needs={**conv.needs(1, **_F16_NET), "latent_patch": 1},
             marks=(r"foundation_model\.", r"linear_proj\.", r"loss\."),
             typical={"bottleneck.dim": 32, "net.multipliers": _F16},
             code_licence=_MIT,
@@ -150,7 +144,7 @@ READER = Reader(
             title="REPA-E: VA-VAE or SD's VAE tuned through the diffusion model",
             paper="https://arxiv.org/abs/2504.10483",
             namings=("ldm",),
-            needs={**_WITH, "latent_patch": 1},
+            needs={**conv.needs(1), "latent_patch": 1},
             code_licence=_MIT,
             parameters=69.8,
         ),
@@ -159,7 +153,7 @@ READER = Reader(
             title="MAR's KL autoencoder, f16 with 16 channels",
             paper="https://arxiv.org/abs/2406.11838",
             namings=("ldm",),
-            needs={**_WITH, **_SD, "net.multipliers": _F16, "net.attention_levels": (4,), **_PLAIN_DECODER},
+            needs={**conv.needs(1, **_F16_NET | {"decoder_attention_levels": ()}), "latent_patch": 1},
             marks=(r"loss\.",),
             typical={"bottleneck.dim": 16, "net.multipliers": _F16},
             scale=0.2325,

@@ -25,17 +25,10 @@ READER = Reader(
     namings=(Naming(name="llamagen", signature=(r"encoder\.conv_blocks\.0\.res\.0\.norm1\.weight",), names=_NAMES),),
     options=conv.options,
     needs={
-        **conv.LDM_NEEDS,
-        **conv.DEPTH,
+        **conv.needs(1, **conv.LDM_NET, **conv.DEPTH, attention_levels=frozenset({(3,), (4,)})),
         "bottleneck.kind": "vq",
-        "quant_conv": 1,
-        "post_quant_conv": 1,
-        "net.attention_levels": frozenset({(3,), (4,)}),
     },
-    dropped=(
-        *conv.LEFT,
-        r"quantize\.codebook_used",
-    ),
+    dropped=(*conv.LEFT, r"quantize\.codebook_used"),
     families=(
         Family(
             name="janus",

@@ -25,21 +25,12 @@ READER = Reader(
     ),
     options=conv.options,
     needs={
+        **conv.needs(
+            0, blocks=2, decoder_blocks=2, middle_blocks=2, attention_levels=(), decoder_attention_levels=None
+        ),
+        **conv.needs(middle_attention=False, bias=False, encoder_out=1, modulation=False, block_input_skip=False),
+        **conv.needs(downsample="average", upsample="nearest"),
         "bottleneck.kind": "vq",
-        "quant_conv": 0,
-        "post_quant_conv": 0,
-        "net.blocks": 2,
-        "net.decoder_blocks": 2,
-        "net.middle_blocks": 2,
-        "net.middle_attention": False,
-        "net.attention_levels": (),
-        "net.decoder_attention_levels": None,
-        "net.bias": False,
-        "net.downsample": "average",
-        "net.upsample": "nearest",
-        "net.encoder_out": 1,
-        "net.modulation": False,
-        "net.block_input_skip": False,
     },
     dropped=conv.LEFT,
     families=(

@@ -25,17 +25,10 @@ READER = Reader(
     ),
     options=conv.options,
     needs={
-        "bottleneck.kind": "bits",
-        "quant_conv": 0,
-        "post_quant_conv": 0,
-        "net.modulation": True,
-        "net.attention_levels": (),
-        "net.decoder_attention_levels": None,
-        "net.middle_attention": False,
-        "net.bias": False,
+        **conv.needs(0, modulation=True, bias=False, encoder_out=1, upsample="depth", middle_attention=False),
+        **conv.needs(attention_levels=(), decoder_attention_levels=None),
         "net.downsample": "corner",  # as far as shapes tell; the padding is the row's
-        "net.upsample": "depth",
-        "net.encoder_out": 1,
+        "bottleneck.kind": "bits",
     },
     dropped=conv.LEFT,
     families=(

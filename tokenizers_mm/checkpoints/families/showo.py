@@ -8,11 +8,8 @@ from tokenizers_mm.checkpoints.families.reader import Family, Reader
 READER = Reader(
     namings=(conv.INSIDE,),
     options=conv.options,
-    needs={**conv.LDM_NEEDS, "bottleneck.kind": "bits", "quant_conv": 1, "post_quant_conv": 1},
-    dropped=(
-        *conv.LEFT,
-        r"quantize\.(embedding|power_vals)",
-    ),
+    needs={**conv.needs(1, **conv.LDM_NET), "bottleneck.kind": "bits"},
+    dropped=(*conv.LEFT, r"quantize\.(embedding|power_vals)"),
     families=(
         Family(
             name="showo",

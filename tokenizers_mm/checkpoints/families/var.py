@@ -39,17 +39,10 @@ READER = Reader(
     ),
     options=_options,
     needs={
-        **conv.LDM_NEEDS,
-        **conv.DEPTH,
+        **conv.needs(3, **conv.LDM_NET, **conv.DEPTH, attention_levels=(4,)),
         "bottleneck.inner.kind": "vq",
-        "quant_conv": 3,
-        "post_quant_conv": 3,
-        "net.attention_levels": (4,),
     },
-    dropped=(
-        *conv.LEFT,
-        r"quantize\.ema_vocab_hit_SV",
-    ),
+    dropped=(*conv.LEFT, r"quantize\.ema_vocab_hit_SV"),
     families=(
         Family(
             name="var",

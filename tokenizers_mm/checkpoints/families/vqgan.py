@@ -28,13 +28,7 @@ _GUMBEL = Naming(
 READER = Reader(
     namings=(_GUMBEL, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
-    needs={
-        **conv.LDM_NEEDS,
-        "bottleneck.kind": "vq",
-        "quant_conv": 1,
-        "post_quant_conv": 1,
-        "net.decoder_blocks": None,
-    },
+    needs={**conv.needs(1, **conv.LDM_NET, decoder_blocks=None), "bottleneck.kind": "vq"},
     dropped=(*conv.LEFT, r"quantize\.used"),
     families=(
         Family(
@@ -89,7 +83,7 @@ READER = Reader(
             title="Chameleon's VQGAN, f16 at 512 pixels",
             paper="https://arxiv.org/abs/2405.09818",
             namings=("ldm",),
-            needs={**conv.DEPTH, "net.attention_levels": (), "net.multipliers": _F16},
+            needs=conv.needs(**conv.DEPTH, attention_levels=(), multipliers=_F16),
             marks=(r"loss\.",),
             typical={"net.multipliers": _F16, "net.attention_levels": (), "net.blocks": 2},
             config={"bottleneck": conv.TRAINED, "image_size": (512, 512)},
