@@ -110,9 +110,9 @@ def test_the_prefix_study_reports_every_length_of_every_seed(study, monkeypatch,
 
     def few(split, size, folder=None):
         rng = np.random.default_rng(len(split))
-        images = rng.integers(0, 256, (40, size, size, 3), dtype=np.uint8)
-        keys = tuple(map(str, range(40)))
-        return Labelled(images_NHWC=images, captions=keys, labels_N=np.zeros(40, int), classes=("one",), keys=keys)
+        images = rng.integers(0, 256, (12, size, size, 3), dtype=np.uint8)
+        keys = tuple(map(str, range(12)))
+        return Labelled(images_NHWC=images, captions=keys, labels_N=np.zeros(12, int), classes=("one",), keys=keys)
 
     plan, out = study("prefixes_plan"), tmp_path / "record.json"
     for module in ("recipes.schema.data", "prefixes_data"):

@@ -18,7 +18,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -99,6 +99,7 @@ def family(text: str) -> str:
     return next((alike for alike in _ALIKE if base in alike.split()), base)
 
 
+@cache
 def _held_out(key: str) -> bool:
     name = family("".join(chr(int(code, 16)) for code in key.split("-")))
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < _TEST_SHARE * 2**64
