@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from recipes.schema.recipe import GeneratorRecipe, TokenizerRecipe
 from tokenizers_mm.config import parse
 from tokenizers_mm.data.labelled import Labelled
+from tokenizers_mm.data.sets.fashion import fashion_mnist
 from tokenizers_mm.models.autoencoder import build_autoencoder
 from tokenizers_mm.store.dataset import TokenDataset
 
@@ -137,6 +139,9 @@ def test_the_program_writes_record_table_and_picture(study, monkeypatch, tmp_pat
     plan, program = study("alignment_plan"), study("alignment")
     few = tuple(run for run in plan.runs(1) if (run.seed, run.weight, run.dim) == (0, 0.0, 16))
     monkeypatch.setattr(program, "runs", lambda steps: few)
+    read_once = cache(fashion_mnist)
+    for module in ("alignment_data", "recipes.schema.data"):
+        monkeypatch.setattr(study(module), "fashion_mnist", read_once)
     out = tmp_path / "record.json"
     monkeypatch.setattr(
         sys, "argv", ["alignment.py", "--out", str(out), "--work", str(tmp_path / "runs"), "--steps", "1"]
