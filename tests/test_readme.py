@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from recipes import cli
+from recipes.programs import families_table
 from recipes.schema.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +123,11 @@ def test_folders_exist():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     assert broken_links(page.read_text(), page.parent) == []
+
+
+def test_the_table_of_families_is_that_of_the_code():
+    """`tmm families --markdown` prints it."""
+    assert families_table() in (ROOT / "docs" / "public-tokenizers.md").read_text()
 
 
 def test_every_page_is_linked_from_the_readme():

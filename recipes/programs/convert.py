@@ -84,3 +84,14 @@ def families_text(licences: bool = False) -> str:
         if licences:
             lines.append(f"{'':16} code {row.code_licence}; weights {row.weights_licence}; {row.paper}")
     return "\n".join(lines)
+
+
+def families_table() -> str:
+    """The table of families in Markdown, as the documentation has it: name, what it is, size, licence of weights."""
+    head = ["| family | what `load` reads | M parameters | licence of the weights |", "|---|---|--:|---|"]
+    rows = [
+        f"| `{row.name}` | [{row.title}]({row.paper}) | {f'{row.parameters:g}' if row.parameters else ''} "
+        f"| {row.weights_licence} |"
+        for row in sorted(known_families(), key=lambda row: row.name)
+    ]
+    return "\n".join([*head, *rows])
