@@ -74,15 +74,30 @@ def history_of(folder):
 # ------------------------------------------------------------------------------------------------------- resuming
 
 
-INTERRUPTIONS = [(changes, step) for changes in ({}, {"accumulate": 2}) for step in (2, 5, 6)] + [({"workers": 1}, 5)]
+INTERRUPTIONS = [({}, 2), ({}, 5), ({}, 6), ({"accumulate": 2}, 5), ({"workers": 1}, 5)]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Folder and objective of a run that nothing interrupted, by its bottleneck and configuration."""
+    kept = {}
+
+    def of(bottleneck, config):
+        key = str((bottleneck, config))
+        if key not in kept:
+            folder, objective = tmp_path_factory.mktemp("whole"), objective_of(bottleneck)
+            train(objective, Interrupted(), config, folder)
+            kept[key] = folder, objective
+        return kept[key]
+
+    return of
 
 
 @pytest.mark.parametrize(("changes", "fails_at"), INTERRUPTIONS, ids=str)
 @pytest.mark.parametrize("bottleneck", [GAUSSIAN, VQ], ids=["vae", "vq"])
-def test_an_interrupted_run_resumes_exactly(tmp_path, bottleneck, changes, fails_at):
+def test_an_interrupted_run_resumes_exactly(tmp_path, whole_run, bottleneck, changes, fails_at):
     config = replace(CONFIG, **changes)
-    whole = objective_of(bottleneck)
-    train(whole, Interrupted(), config, tmp_path / "whole")
+    whole_folder, whole = whole_run(bottleneck, config)
 
     source = Interrupted(fails_at * config.accumulate)
     with pytest.raises(ConnectionError):
@@ -91,9 +106,9 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, bottleneck, changes, fails
     resumed = objective_of(bottleneck, seed=1 if fails_at > 2 else 0)
     history = train(resumed, Interrupted(), config, tmp_path / "cut", resume=True)
 
-    assert_same(last_state(tmp_path / "whole"), last_state(tmp_path / "cut"))
+    assert_same(last_state(whole_folder), last_state(tmp_path / "cut"))
     assert_same(whole.state_dict(), resumed.state_dict())
-    assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
+    assert history_of(tmp_path / "cut") == history_of(whole_folder)
     assert [row["step"] for row in history] == list(range(1, 9))
     assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(history))
 
