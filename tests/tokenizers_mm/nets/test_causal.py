@@ -210,8 +210,8 @@ def test_whole_graphs_compile():
     image = torch.rand(1, 3, 8, 12)
     with torch.no_grad():
         z = encoder(image)
-        assert relative_error(torch.compile(encoder, fullgraph=True, backend="aot_eager")(image), z) < 1e-6
-        assert relative_error(torch.compile(decoder, fullgraph=True, backend="aot_eager")(z), decoder(z)) < 1e-6
+        assert relative_error(torch.compile(encoder, fullgraph=True, backend="eager")(image), z) < 1e-6
+        assert relative_error(torch.compile(decoder, fullgraph=True, backend="eager")(z), decoder(z)) < 1e-6
 
 
 PUBLISHED = {

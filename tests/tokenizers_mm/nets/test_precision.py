@@ -167,7 +167,7 @@ def test_channels_last_gives_the_same():
     torch.testing.assert_close(last.decode(tokens), image, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_compiles_without_a_graph_break(backend, dtype):
     """The nets, and the halves of `encode` and `decode` with them; compiled bfloat16 may keep more digits."""
@@ -193,7 +193,7 @@ def test_compiles_without_a_graph_break(backend, dtype):
 def test_float16_compiles_too():
     torch.compiler.reset()
     model = model_of().half()
-    features = torch.compile(model.features, fullgraph=True, backend="aot_eager")
+    features = torch.compile(model.features, fullgraph=True, backend="eager")
     with torch.no_grad():
         assert torch.equal(features(IMAGE)[0], model.features(IMAGE)[0])
     torch.compiler.reset()
