@@ -68,8 +68,9 @@ class Reading:
         if row.prefix and not prefix.endswith(row.prefix):
             found.append(f"keys start with {prefix!r}, not {row.prefix!r}")
         for name, value in {"net.image_channels": _IMAGE_CHANNELS, **self.reader.needs, **row.needs}.items():
-            here, allowed = option(self.options, name), value if isinstance(value, frozenset) else (value,)
-            if here not in allowed and option(told, name) is None:
+            here, allowed = option(self.options, name), value if isinstance(value, frozenset) else {value}
+            fits = isinstance(here, value) if isinstance(value, type) else here in allowed
+            if not fits and option(told, name) is None:
                 found.append(f"{name} is {here}, not {' or '.join(sorted(map(str, allowed)))}")
         return found
 

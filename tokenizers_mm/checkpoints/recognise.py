@@ -97,13 +97,18 @@ def _family(
     if not fits:
         namings = sorted({one.naming.name for one in readings})
         others = named, [f"names are those of {' or '.join(namings)}, not of {named}"]
-        nearest, why = min(((row.name, why) for row, _, why in tried), key=lambda one: len(one[1]), default=others)
+        nearest, why = min(((row.name, why) for row, _, why in tried), key=_distance, default=others)
         raise CheckpointError(
             f"{readings[0].given.where}: not recognised as {named or 'any family'}; nearest is {nearest}, but "
             f"{'; '.join(why)}; say family=, or config= for options that shapes do not show"
         )
     best, reading = max(fits, key=lambda fit: fit[0].likeness(fit[1].options, keys))
     return best, reading, tuple(row for row, other in fits if _is_rival(row, best, other.options, keys))
+
+
+def _distance(misfits: tuple[str | None, list[str]]) -> int:
+    """Options that differ; another kind of bottleneck counts twice."""
+    return len(misfits[1]) + any(".kind is" in reason for reason in misfits[1])
 
 
 def _is_rival(row: Family, best: Family, options: Options, keys: list[str]) -> bool:

@@ -36,7 +36,7 @@ READER = Reader(
     namings=(conv.INSIDE, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
     statistics=_statistics,
-    needs={**conv.needs(**conv.LDM_NET, decoder_blocks=None), "bottleneck.kind": "gaussian"},
+    needs={**conv.needs(**conv.LDM_NET, blocks=int, decoder_blocks=None), "bottleneck.kind": "gaussian"},
     dropped=(*conv.LEFT, r"bn\..*"),
     families=(
         Family(
@@ -153,7 +153,11 @@ READER = Reader(
             title="MAR's KL autoencoder, f16 with 16 channels",
             paper="https://arxiv.org/abs/2406.11838",
             namings=("ldm",),
-            needs={**conv.needs(1, **_F16_NET | {"decoder_attention_levels": ()}), "latent_patch": 1},
+            needs={
+                **conv.needs(1, **_F16_NET | {"decoder_attention_levels": ()}),
+                "bottleneck.dim": 16,
+                "latent_patch": 1,
+            },
             marks=(r"loss\.",),
             typical={"bottleneck.dim": 16, "net.multipliers": _F16},
             scale=0.2325,

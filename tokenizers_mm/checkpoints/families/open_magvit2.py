@@ -26,7 +26,7 @@ READER = Reader(
     options=conv.options,
     needs={
         **conv.needs(0, modulation=True, bias=False, encoder_out=1, upsample="depth", middle_attention=False),
-        **conv.needs(attention_levels=(), decoder_attention_levels=None),
+        **conv.needs(blocks=int, decoder_blocks=int, attention_levels=(), decoder_attention_levels=None),
         "net.downsample": "corner",  # as far as shapes tell; the padding is the row's
         "bottleneck.kind": "bits",
     },

@@ -70,7 +70,7 @@ class Family:
     """One row: a published tokenizer, and what no shape of its files shows.
 
     namings     of its reader, that its files come in; empty for all
-    needs       options that its files must have, by dotted names: a value, or a frozenset of them
+    needs       options that its files must have, by dotted names: a value, a frozenset of them, or a type
     prefix      what its keys must start with, where the tokenizer lives in another model's file
     marks       patterns of keys (in full) that only this family's files hold; a file needs none of them
     typical     options of the published files; a file that has them fits better

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tokenizers_mm.checkpoints.families import conv
 from tokenizers_mm.checkpoints.families.names import Names
 from tokenizers_mm.checkpoints.families.reader import Contents, Family, Naming, Reader
+from tokenizers_mm.weights import CheckpointError
 
 _CODEBOOK = "bottleneck.quantizer.codebook_KD"
 SCALES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
@@ -26,6 +28,8 @@ _NAMES = Names(
 
 def _options(given: Contents) -> dict[str, Any]:
     phi = len(given.numbers(r"bottleneck\.convolutions\.(\d+)\.weight"))
+    if phi != len(SCALES) and any(re.match(r"quantize\.quant_resi\.\d", key) for key in given.keys):
+        raise CheckpointError(f"{given.where}: quantize.quant_resi has {phi} layers, not {len(SCALES)}; copy it again")
     return conv.on_scales(conv.options(given, _CODEBOOK), SCALES, conv.TRAINED, phi=phi)
 
 

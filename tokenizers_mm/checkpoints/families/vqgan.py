@@ -28,7 +28,7 @@ _GUMBEL = Naming(
 READER = Reader(
     namings=(_GUMBEL, conv.LDM, conv.DIFFUSERS),
     options=conv_diffusers.options,
-    needs={**conv.needs(1, **conv.LDM_NET, decoder_blocks=None), "bottleneck.kind": "vq"},
+    needs={**conv.needs(1, **conv.LDM_NET, blocks=int, decoder_blocks=None), "bottleneck.kind": "vq"},
     dropped=(*conv.LEFT, r"quantize\.used"),
     families=(
         Family(
