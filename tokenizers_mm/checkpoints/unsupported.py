@@ -29,7 +29,10 @@ UNSUPPORTED: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def name_of(tensors: Mapping[str, Tensor]) -> str | None:
     """The tokenizer whose keys these are, if it is one of these."""
-    texts = [text for key, value in tensors.items() for text in (key, f"{key} {list(value.shape)}")]
-    return next(
-        (name for name, patterns in UNSUPPORTED if all(any(re.fullmatch(p, t) for t in texts) for p in patterns)), None
-    )
+    texts = [f"{key} {list(value.shape)}" for key, value in tensors.items()]
+
+    def found(pattern: str) -> bool:
+        match = re.compile(rf"(?:{pattern})(?: \[.*)?").fullmatch
+        return any(map(match, texts))
+
+    return next((name for name, patterns in UNSUPPORTED if all(map(found, patterns))), None)
