@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tokenizers_mm import AutoencoderConfig, Fused, Tokenizer, Tokens, build_autoencoder
 from tokenizers_mm.data.images import pad_to_multiple
-from tokenizers_mm.models import tiles
+from tokenizers_mm.models import tile_weights
 from tokenizers_mm.models.tiled import Tiled, tiling_error
 from tokenizers_mm.models.vectors import Vectors
 from tokenizers_mm.nets import ConvConfig
@@ -52,7 +52,7 @@ AXES = [(64, 64, 0), (65, 64, 0), (65, 64, 63), (200, 64, 16), (201, 50, 17), (3
 def test_the_fewest_tiles_cover_an_axis_and_share_the_overlap(length, tile, overlap):
     tile = min(tile, length)
     overlap = min(overlap, tile - 1)
-    starts = tiles.starts(length, tile, overlap)
+    starts = tile_weights.starts(length, tile, overlap)
     assert (starts[0], starts[-1] + tile) == (0, length)
     assert all(0 < after - before <= tile - overlap for before, after in pairwise(starts))
     assert len(starts) == 1 or tile + (len(starts) - 2) * (tile - overlap) < length
@@ -62,10 +62,10 @@ def test_the_fewest_tiles_cover_an_axis_and_share_the_overlap(length, tile, over
 @pytest.mark.parametrize("step", [1, 8])
 @pytest.mark.parametrize(("length", "tile", "overlap"), AXES)
 def test_weights_sum_to_exactly_one(length, tile, overlap, step, sharp):
-    pieces = tiles.pieces(length, tile, min(overlap, min(tile, length) - 1), 1, step, sharp)
+    pieces = tile_weights.pieces(length, tile, min(overlap, min(tile, length) - 1), 1, step, sharp)
     assert not sharp or {float(weight) for piece in pieces for weight in piece.weight} <= {0.0, 1.0}
     total = torch.zeros(length * step, 7 * step)
-    other = tiles.pieces(7, 3, 2, 1, step, sharp)
+    other = tile_weights.pieces(7, 3, 2, 1, step, sharp)
     for row in pieces:
         assert row.weight.shape == (row.target.stop - row.target.start,)
         assert row.weight.min() >= 0
