@@ -47,7 +47,7 @@ MADE = {
 FILES = sorted(path.stem for path in GOLDENS.glob("*.json") if not path.stem.startswith("q_")) + sorted(MADE)
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=FILES, scope="module")
 def public_file(request):
     """Tensors of a tokenizer by the keys of its file, without wrappers, and the config.json beside it, or None."""
     if request.param in MADE:

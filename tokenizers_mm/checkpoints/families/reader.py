@@ -61,7 +61,7 @@ class Contents:
 
     def numbers(self, pattern: str) -> list[int]:
         """The numbers that the group of a pattern matches at the head of our names, in order."""
-        matches = (re.match(pattern, key) for key in self.shapes)
+        matches = map(re.compile(pattern).match, self.shapes)
         return sorted({int(match[1]) for match in matches if match})
 
 
@@ -143,7 +143,7 @@ class Naming:
 
     def missing(self, keys: Collection[str]) -> list[str]:
         """Patterns of the signature that no key matches: none where it is this naming."""
-        return [pattern for pattern in self.signature if not any(re.fullmatch(pattern, key) for key in keys)]
+        return [pattern for pattern in self.signature if not any(map(re.compile(pattern).fullmatch, keys))]
 
     def table(self, keys: Collection[str]) -> Names:
         """The table for a file of these keys."""
