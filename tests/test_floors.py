@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,16 @@ def room_of(module):
     return max((room for room in MAY_IMPORT if f"{module}.".startswith(f"{room}.")), key=len, default=None)
 
 
+@cache
+def nodes_of(code, path):
+    """Imports and calls, anywhere in the text of a file: all that the checks look at."""
+    tree = ast.parse(code, str(path))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Call)]
+
+
 def imports(path, root):
     """(module, name or None) of everything that a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text(), str(path))
-    for node in ast.walk(tree):
+    for node in nodes_of(path.read_text(), path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -178,7 +185,7 @@ def unsafe_reads(root):
         found += [
             f"{where} imports {name}" for name, _ in imports(path, root) if name.split(".")[0] in FORBIDDEN_MODULES
         ]
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes_of(path.read_text(), path):
             if not isinstance(node, ast.Call):
                 continue
             name = ast.unparse(node.func)
