@@ -149,7 +149,7 @@ def full(starts, tile, length, sharp):
 def test_wrong_weights_are_seen(weights, monkeypatch):
     model, image = model_of(), image_of(150, 132)
     tokens = model.encode(image)
-    monkeypatch.setattr(tiles, "weights_of", weights)
+    monkeypatch.setattr(tile_weights, "weights_of", weights)
     cut = Tiled(model, 112, COVERING)
     assert (cut.encode(image).data - tokens.data).abs().max() > 1e-3
     assert (cut.decode(tokens) - model.decode(tokens)).abs().max() > 1e-3
