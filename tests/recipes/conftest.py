@@ -12,6 +12,7 @@ import torch
 import backbones
 from recipes.demo.findings import Findings, measure_demo
 from recipes.gates import photos as measure_photos
+from recipes.programs import train
 from recipes.programs.datasets import write_dataset
 from recipes.schema.recipe import TokenizerRecipe, load_recipe
 from tokenizers_mm import build_autoencoder, save
@@ -21,6 +22,14 @@ from tokenizers_mm.store.encode import encode_folder
 
 TERMS = {"shapes_ar": ("image", "text"), "shapes_flow": ("velocity",)}
 PROGRESS: list[str] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_calibration_images() -> Iterator[None]:
+    """An eighth of the images that latent statistics are measured on after every training of a VAE."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_CALIBRATION_IMAGES", 256)
+        yield
 
 
 @pytest.fixture(scope="session")
