@@ -125,7 +125,15 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
         perceptual("timm:resnet10t", weights=tmp_path / "broken.pth")
 
 
-@pytest.mark.parametrize("net", ["alex", "vgg"])
+@pytest.fixture
+def _classifiers_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LPIPS throws a hundred million of their weights away again, which take seconds to draw."""
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)
+    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *_: tensor)
+
+
+@pytest.mark.usefixtures("_classifiers_not_drawn")
+@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
 def test_lpips_agrees_with_its_package(net: str, tmp_path: Path, photo: Tensor) -> None:
     """With a backbone file laid out as torchvision's, our loading gives what the package itself computes."""
     import lpips
@@ -142,6 +150,7 @@ def test_lpips_agrees_with_its_package(net: str, tmp_path: Path, photo: Tensor) 
         perceptual(f"lpips-{net}", weights=tmp_path / "other.pth")
 
 
+@pytest.mark.usefixtures("_classifiers_not_drawn")
 def test_lpips_without_its_backbone_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", os.fspath(tmp_path))
     ways = r"--perceptual-weights FILE .*--set objective\.perceptual_weights=FILE .*weights=FILE"
