@@ -66,8 +66,10 @@ def test_file_names_say_nothing(file, tmp_path):
     assert quietly(other).provenance.family == quietly(path).provenance.family == "ldm_kl"
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "first_stage_model.", "a.b.vae."])
-@pytest.mark.parametrize("wrapper", [(), ("state_dict",), ("trainer", "model")])
+@pytest.mark.parametrize(
+    ("prefix", "wrapper"),
+    [("module.", ()), ("_orig_mod.", ("trainer", "model")), ("first_stage_model.", ("state_dict",)), ("a.b.vae.", ())],
+)
 def test_wrappers_and_prefixes(tmp_path, prefix, wrapper):
     model = model_of()
     tree = {prefix + key: value for key, value in public(model).items()} | {"text_model.weight": torch.ones(3)}
