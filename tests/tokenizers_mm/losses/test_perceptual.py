@@ -129,7 +129,7 @@ def test_timm_weights_from_a_file(tmp_path: Path) -> None:
 def _classifiers_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """LPIPS throws a hundred million of their weights away again, which take seconds to draw."""
     monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: None)
-    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *_: tensor)
+    monkeypatch.setattr(nn.init, "normal_", lambda tensor, *_, **__: tensor)
 
 
 @pytest.mark.usefixtures("_classifiers_not_drawn")
