@@ -1,5 +1,7 @@
 """What tests of quantizers share: no leftovers of compiling; modules of vector-quantize-pytorch run in any layout."""
 
+import sys
+
 import pytest
 import torch
 
@@ -68,4 +70,5 @@ def as_sequence():
 @pytest.fixture(autouse=True)
 def _nothing_compiled():
     """All kinds share the code of `Quantizer.forward`, of which torch keeps few versions at a time."""
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # which takes seconds to import
+        torch.compiler.reset()
